@@ -1,0 +1,1 @@
+"""Pallas kernels: one package per op; imports jax only, never jgraph."""
