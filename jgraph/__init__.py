@@ -22,7 +22,20 @@ if TYPE_CHECKING:
     from jgraph import data, gnn, graph, nn, ops, papers, train
     from jgraph.graph import Graph, GraphError, HeteroGraph, SparseMatrix
 
-__all__ = ["__version__", *_NAMES, *_SUBMODULES]
+__all__ = [
+    "Graph",
+    "GraphError",
+    "HeteroGraph",
+    "SparseMatrix",
+    "__version__",
+    "data",
+    "gnn",
+    "graph",
+    "nn",
+    "ops",
+    "papers",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,8 +43,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"jgraph.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
-    raise AttributeError(f"module 'jgraph' has no attribute {name!r}; it has {sorted(__all__)}")
+    raise AttributeError(f"module 'jgraph' has no attribute {name!r}; it has {__all__}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

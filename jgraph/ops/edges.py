@@ -1,8 +1,8 @@
 """Rows at the two ends of every edge, with gradients that sum in sorted order.
 
-    gather_senders(x)_e   = x[senders_e]       gradient: sum over each sender's edges (CSC)
-    gather_receivers(x)_e = x[receivers_e]     gradient: sum over each receiver's edges (CSR)
-    edge_softmax(l)_e     = softmax of l over the edges that share e's receiver
+gather_senders(x)_e   = x[senders_e]       gradient: sum over each sender's edges (CSC)
+gather_receivers(x)_e = x[receivers_e]     gradient: sum over each receiver's edges (CSR)
+edge_softmax(l)_e     = softmax of l over the edges that share e's receiver
 """
 
 from __future__ import annotations

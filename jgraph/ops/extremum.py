@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jgraph.graph.adjacency import Adjacency
-from jgraph.ops.chunks import CHUNK, split_edges
+from jgraph.ops import chunks
 from jgraph.ops.dispatch import by_platform
 from jgraph.ops.reference import messages
 
@@ -27,13 +27,13 @@ def _scan_edges(step, carry, adjacency, weight, count, chunked):
     """
     senders, receivers = adjacency.senders, adjacency.receivers
     edges = senders.shape[0]
-    if not chunked or edges <= CHUNK:
+    if not chunked or edges <= chunks.CHUNK:
         return step(carry, senders, receivers, weight)
-    parts = (split_edges(senders, 0), split_edges(receivers, count))
+    parts = (chunks.split_edges(senders, 0), chunks.split_edges(receivers, count))
     if weight is None:
         return jax.lax.scan(lambda c, p: step(c, *p, None), carry, parts)
     carry, out = jax.lax.scan(
-        lambda c, p: step(c, *p), carry, (*parts, split_edges(weight, 0))
+        lambda c, p: step(c, *p), carry, (*parts, chunks.split_edges(weight, 0))
     )
     return carry, None if out is None else out.reshape(-1, *out.shape[2:])[:edges]
 
@@ -95,9 +95,7 @@ def extremum(
     """Maximum (`largest`) or minimum over neighbours; arguments as in `sparse_product.product`."""
 
     def form(chunked):
-        return lambda adjacency, x, weight: _forward(
-            adjacency, x, weight, count, largest, chunked
-        )
+        return lambda adjacency, x, weight: _forward(adjacency, x, weight, count, largest, chunked)
 
     return by_platform(
         "spmm", implementation, adjacency, x, weight, xla=form(False), csr=form(True)
@@ -113,9 +111,7 @@ def _extremum_bwd(count, largest, implementation, residuals, grad):
     def form(chunked):
         return lambda *args: _backward(*args, count, chunked)
 
-    dx, dw = by_platform(
-        "spmm", implementation, *residuals, grad, xla=form(False), csr=form(True)
-    )
+    dx, dw = by_platform("spmm", implementation, *residuals, grad, xla=form(False), csr=form(True))
     return None, dx, dw
 
 

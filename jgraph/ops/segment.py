@@ -168,9 +168,7 @@ def _softmax_fwd(data, segment_ids, num_segments, indices_are_sorted):
 def _softmax_bwd(num_segments, indices_are_sorted, residuals, grad):
     out, segment_ids = residuals
     weighted = _widened(out) * _widened(grad)
-    total = segment_sum(
-        weighted, segment_ids, num_segments, indices_are_sorted=indices_are_sorted
-    )
+    total = segment_sum(weighted, segment_ids, num_segments, indices_are_sorted=indices_are_sorted)
     back = weighted - _widened(out) * jnp.take(total, segment_ids, axis=0)
     return back.astype(grad.dtype), None
 

@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jgraph.graph.adjacency import Adjacency
-from jgraph.ops import segment
-from jgraph.ops.chunks import CHUNK, join_edges, split_edges
+from jgraph.ops import chunks, segment
 from jgraph.ops.csr import csr_matmul, supports
 from jgraph.ops.dispatch import by_platform
 from jgraph.ops.reference import messages
@@ -54,9 +53,7 @@ def _product_csr(adjacency, x, weight, count, transposed):
     if weight.ndim == 1:
         flat = csr_matmul(weight, columns, offsets, x.reshape(x.shape[0], -1))
         return flat.reshape(count, *x.shape[1:])
-    heads = [
-        csr_matmul(weight[:, h], columns, offsets, x[:, h]) for h in range(weight.shape[1])
-    ]
+    heads = [csr_matmul(weight[:, h], columns, offsets, x[:, h]) for h in range(weight.shape[1])]
     return jnp.stack(heads, axis=1)
 
 
@@ -145,10 +142,10 @@ def _sddmm_chunks(senders, receivers, a, b):
         sender, receiver = chunk
         return _dot_by_matmul(a[receiver], b[sender]).astype(a.dtype)
 
-    if senders.shape[0] <= CHUNK:
+    if senders.shape[0] <= chunks.CHUNK:
         return one((senders, receivers))
-    out = jax.lax.map(one, (split_edges(senders, 0), split_edges(receivers, 0)))
-    return join_edges(out, senders.shape[0])
+    out = jax.lax.map(one, (chunks.split_edges(senders, 0), chunks.split_edges(receivers, 0)))
+    return chunks.join_edges(out, senders.shape[0])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
