@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 install: $(STAMP) ## a virtual environment with jgraph and its development tools
 
 demo: $(STAMP) ## train five models on handwritten digits: table, plots, checkpoint, predictions
-	$(BIN)/python -m jgraph.demo --out runs/demo
+	$(BIN)/jgraph demo --out runs/demo
 
 test: lint types floors unit ## everything that must pass
 

@@ -76,7 +76,7 @@ class Adjacency:
         """(num_receivers, num_senders) of the sorted adjacency."""
         if self.index is None:
             raise GraphError(
-                "this adjacency is unsorted, so its shape is unknown: build it with sorted_adjacency"
+                "this adjacency is unsorted, so its shape is unknown; use sorted_adjacency"
             )
         return self.num_receivers, self.num_senders
 

@@ -198,9 +198,7 @@ class Buckets:
         """Share of nodes and edges that are padding over batches of these sizes, in [0, 1)."""
         real = padded = 0
         for nodes, edges, graphs in sizes:
-            shape = next(
-                s for s in self.shapes if s[0] > nodes and s[1] >= edges and s[2] > graphs
-            )
+            shape = next(s for s in self.shapes if s[0] > nodes and s[1] >= edges and s[2] > graphs)
             real += nodes + edges
             padded += shape[0] + shape[1]
         return 1.0 - real / padded if padded else 0.0

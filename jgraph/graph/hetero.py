@@ -112,9 +112,9 @@ class HeteroGraph:
 
     def tree_flatten_with_keys(self):
         node_names, edge_names = tuple(sorted(self.nodes)), tuple(sorted(self.relations))
-        children = [
-            (jax.tree_util.DictKey(name), self.nodes[name]) for name in node_names
-        ] + [(jax.tree_util.DictKey(name), self.relations[name]) for name in edge_names]
+        children = [(jax.tree_util.DictKey(name), self.nodes[name]) for name in node_names] + [
+            (jax.tree_util.DictKey(name), self.relations[name]) for name in edge_names
+        ]
         return children, (node_names, edge_names, tuple(sorted(self.sizes.items())))
 
     @classmethod

@@ -1,5 +1,6 @@
 """The primitives: segment reductions, sparse products, edge softmax."""
 
+from jgraph.ops.attention import additive_attention
 from jgraph.ops.edges import edge_softmax, gather_receivers, gather_senders
 from jgraph.ops.segment import (
     segment_count,
@@ -14,6 +15,7 @@ from jgraph.ops.segment import (
 from jgraph.ops.spmm import degrees, matmul, sddmm, spmm
 
 __all__ = [
+    "additive_attention",
     "degrees",
     "edge_softmax",
     "gather_receivers",

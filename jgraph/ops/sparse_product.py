@@ -127,7 +127,8 @@ def _dot_by_matmul(a, b):
     heads = a.shape[1] if a.ndim == 3 else 1
     wide = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
     rows = a.shape[0]
-    terms = a.reshape(rows, -1).astype(wide) * b.reshape(rows, -1).astype(wide)
+    width = heads * a.shape[-1]
+    terms = a.reshape(rows, width).astype(wide) * b.reshape(rows, width).astype(wide)
     adder = jnp.repeat(jnp.eye(heads, dtype=wide), a.shape[-1], axis=0)
     out = jnp.dot(terms, adder, precision=jax.lax.Precision.HIGHEST)
     return out if a.ndim == 3 else out[:, 0]
