@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from jgraph import data
 from jgraph.bench.cases import MODELS, OPTIONS, in_child, inputs, summary
 from jgraph.results import Value, record
 
@@ -163,6 +164,8 @@ def bench(
       out: folder for the JSON.
     """
     console, began = Console(), time.time()
+    if cora:
+        data.load("cora")
     console.print("checking that every model gives PyG's logits ...")
     check_models()
     arrays = inputs(nodes, edges, MODELS["features"])

@@ -18,8 +18,15 @@ import numpy as np
 MODELS = {"features": 128, "hidden": 64, "classes": 40}
 OPTIONS: dict[str, dict[str, Any]] = {
     "gcn": {"hidden": 64, "layers": 2, "dropout": 0.0},
-    "graphsage": {"hidden": 64, "layers": 2, "dropout": 0.0, "norm": "none"},
-    "gin": {"hidden": 64, "layers": 2, "dropout": 0.0, "norm": "none", "learn_eps": False},
+    "graphsage": {"hidden": 64, "layers": 2, "dropout": 0.0, "aggregate_first": True},
+    "gin": {
+        "hidden": 64,
+        "layers": 2,
+        "dropout": 0.0,
+        "norm": "none",
+        "learn_eps": False,
+        "aggregate_first": True,
+    },
     "gat": {"hidden": 8, "heads": 8, "layers": 2, "dropout": 0.0},
 }
 

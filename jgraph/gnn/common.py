@@ -66,7 +66,7 @@ class GNN(nn.Module):
     dtype: Any = None
     axis_name: str | None = None
 
-    def make_conv(self, features: int, is_output: bool) -> nn.Module:
+    def make_conv(self, features: int, is_output: bool, is_first: bool) -> nn.Module:
         """A layer to `features` columns (heads included), called `layer(graph, x, train=...)`."""
         raise TypeError(f"{type(self).__name__} does not define make_conv")
 
@@ -91,8 +91,8 @@ class GNN(nn.Module):
 
     def setup(self) -> None:
         hidden = self.layers - self.ends_in_conv
-        self.conv = [self.make_conv(self.width, False) for _ in range(hidden)] + (
-            [self.make_conv(self.num_classes, True)] if self.ends_in_conv else []
+        self.conv = [self.make_conv(self.width, False, i == 0) for i in range(hidden)] + (
+            [self.make_conv(self.num_classes, True, hidden == 0)] if self.ends_in_conv else []
         )
         if self.norm != "none":
             self.norms: list[Any] = [

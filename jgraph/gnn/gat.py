@@ -86,7 +86,7 @@ class GAT(GNN):
 
     conv_type: ClassVar[Any] = GATConv
 
-    def make_conv(self, features: int, is_output: bool) -> nn.Module:
+    def make_conv(self, features: int, is_output: bool, is_first: bool) -> nn.Module:
         rate = self.attn_dropout
         if rate is None:
             rate = self.dropout if self.task == "node" else 0.0

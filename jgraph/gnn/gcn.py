@@ -80,7 +80,7 @@ class GCN(GNN):
 
     self_loops: bool = True
 
-    def make_conv(self, features: int, is_output: bool) -> nn.Module:
+    def make_conv(self, features: int, is_output: bool, is_first: bool) -> nn.Module:
         bias = is_output or self.conv_bias
         return GCNConv(features, use_bias=bias, self_loops=self.self_loops, dtype=self.dtype)
 

@@ -79,19 +79,19 @@ class GIN(GNN):
     Attributes:
       norm: also of the MLP's hidden layer.
       learn_eps: eps is a parameter (else 0).
-      aggregate_first: see `jgraph.nn.GINConv`.
+      aggregate_first: of the first convolution, see `jgraph.nn.GINConv`.
     """
 
     norm: str = "batch"
     learn_eps: bool = True
     aggregate_first: bool | None = None
 
-    def make_conv(self, features: int, is_output: bool) -> nn.Module:
+    def make_conv(self, features: int, is_output: bool, is_first: bool) -> nn.Module:
         return GINConv(
             (self.hidden, features),
             norm=self.norm,
             learn_eps=self.learn_eps,
-            aggregate_first=self.aggregate_first,
+            aggregate_first=self.aggregate_first if is_first else None,
             use_bias=is_output or self.conv_bias,
             dtype=self.dtype,
             axis_name=self.axis_name,

@@ -64,19 +64,19 @@ class GraphSAGE(GNN):
     Attributes:
       aggregator: "mean" or "max".
       normalize: whether each convolution's rows are divided by their Euclidean norm.
-      aggregate_first: see `jgraph.nn.SAGEConv`.
+      aggregate_first: of the first convolution, see `jgraph.nn.SAGEConv`.
     """
 
     aggregator: str = "mean"
     normalize: bool = False
     aggregate_first: bool | None = None
 
-    def make_conv(self, features: int, is_output: bool) -> nn.Module:
+    def make_conv(self, features: int, is_output: bool, is_first: bool) -> nn.Module:
         return SAGEConv(
             features,
             aggregator=self.aggregator,
             normalize=self.normalize and not is_output,
-            aggregate_first=self.aggregate_first,
+            aggregate_first=self.aggregate_first if is_first else None,
             use_bias=is_output or self.normalize or self.conv_bias,
             dtype=self.dtype,
         )

@@ -49,7 +49,7 @@ class NodeLinear(nn.Module):
 class MLP(GNN):
     """The network of the module's docstring; attributes as in `GNN`."""
 
-    def make_conv(self, features: int, is_output: bool) -> nn.Module:
+    def make_conv(self, features: int, is_output: bool, is_first: bool) -> nn.Module:
         return NodeLinear(features, use_bias=is_output or self.conv_bias, dtype=self.dtype)
 
 

@@ -33,6 +33,12 @@ def attention_init(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32)
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+def gat_scores(h: Array, vectors: Array) -> Array:
+    """a . h per head: h (N, H, F), vectors (H, F) -> (N, H) in at least float32."""
+    wide = jnp.promote_types(h.dtype, jnp.float32)
+    return jnp.einsum("nhf,hf->nh", h, vectors.astype(h.dtype), preferred_element_type=wide)
+
+
 def gat_logits(
     graph: Any, h: Array, sender: Array, receiver: Array, negative_slope: float = 0.2
 ) -> tuple[Array, Array]:
@@ -44,12 +50,7 @@ def gat_logits(
     Returns:
       (logits (E, H), loops (N, H)) in at least float32. Only N x H arrays are gathered.
     """
-    wide = jnp.promote_types(h.dtype, jnp.float32)
-
-    def score(vectors: Array) -> Array:
-        return jnp.einsum("nhf,hf->nh", h, vectors.astype(h.dtype), preferred_element_type=wide)
-
-    outgoing, incoming = score(sender), score(receiver)
+    outgoing, incoming = gat_scores(h, sender), gat_scores(h, receiver)
     edges = ops.gather_senders(graph, outgoing) + ops.gather_receivers(graph, incoming)
     loops = outgoing + incoming
     return nn.leaky_relu(edges, negative_slope), nn.leaky_relu(loops, negative_slope)
@@ -162,19 +163,21 @@ class _Attention(nn.Module):
     def _vectors(self, name: str) -> Array:
         return self.param(name, attention_init, (self.heads, self.features), jnp.float32)
 
-    def _finish(
-        self, graph: Any, x: Any, values: Array, logits: Array, loops: Array, train: bool
-    ) -> Array:
+    def _drops(self, train: bool) -> bool:
         check_rate(self.attn_dropout, "attn_dropout")
-        drops = train and self.attn_dropout > 0.0
-        out = attend(
+        return train and self.attn_dropout > 0.0
+
+    def _attend(self, graph: Any, values: Array, logits: Array, loops: Array, train: bool) -> Array:
+        return attend(
             graph,
             values,
             logits,
             loops if self.self_loops else None,
             dropout_rate=self.attn_dropout,
-            key=self.make_rng("dropout") if drops else None,
+            key=self.make_rng("dropout") if self._drops(train) else None,
         )
+
+    def _finish(self, x: Any, out: Array) -> Array:
         out = out.reshape(out.shape[0], -1) if self.concat else out.mean(axis=1)
         if self.residual:
             same = x.shape[-1] == out.shape[-1]
@@ -204,8 +207,18 @@ class GATConv(_Attention):
         check_features(x, "GATConv")
         h = self._heads(x, "linear", compute_dtype(x, self.dtype))
         sender, receiver = self._vectors("attention_sender"), self._vectors("attention_receiver")
-        logits, loops = gat_logits(graph, h, sender, receiver, self.negative_slope)
-        return self._finish(graph, x, h, logits, loops, train)
+        if self._drops(train):
+            logits, loops = gat_logits(graph, h, sender, receiver, self.negative_slope)
+            return self._finish(x, self._attend(graph, h, logits, loops, train))
+        out = ops.additive_attention(
+            graph,
+            h,
+            gat_scores(h, sender),
+            gat_scores(h, receiver),
+            negative_slope=self.negative_slope,
+            self_loops=self.self_loops,
+        )
+        return self._finish(x, out)
 
 
 class GATv2Conv(_Attention):
@@ -227,4 +240,4 @@ class GATv2Conv(_Attention):
         received = sent if self.share_weights else self._heads(x, "linear_receiver", dtype)
         vectors = self._vectors("attention")
         logits, loops = gatv2_logits(graph, sent, received, vectors, self.negative_slope)
-        return self._finish(graph, x, sent, logits, loops, train)
+        return self._finish(x, self._attend(graph, sent, logits, loops, train))

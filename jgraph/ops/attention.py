@@ -2,7 +2,7 @@
 
 Per head, with scores a_j of senders and b_i of receivers, over the edges j -> i (and i -> i):
 
-    z_e   = a_j + b_i          l_e = leaky_relu(z_e)          m_i = max_e l_e
+    z_e   = a_j + b_i          l_e = leaky_relu(z_e)          m_i >= max_e l_e
     p_e   = exp(l_e - m_i)     d_i = sum_e p_e                out_i = sum_e p_e x_j / d_i
 
 The gradient needs no dot product per edge. With u_i = g_i / d_i, v_i = -<g_i, out_i> / d_i and
@@ -13,8 +13,8 @@ edges of a node pulls that node's own row out of the sum:
     da_j = <[x_j, 1], sum_{e out of j} q_e [u_i, v_i]>
     dx_j = sum_{e out of j} p_e u_i
 
-Four sparse products in all; only m and d, one number per node and head, are kept, and logits
-are made anew. Equation 3 of Velickovic et al., ICLR 2018, arXiv 1710.10903.
+Four sparse products in all. One number per edge and head (q) is kept, and never E x F. m_i may be
+any upper bound of the logits that does not push their exponentials below float32. Equation 3 of Velickovic et al., ICLR 2018, arXiv 1710.10903.
 """
 
 from __future__ import annotations
@@ -25,18 +25,43 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jgraph.graph.adjacency import Adjacency
+from jgraph.graph.adjacency import Adjacency, Index
 from jgraph.ops.dispatch import by_platform, check_implementation
 from jgraph.ops.edges import as_adjacency, check_rows, num_receivers_of
 from jgraph.ops.sparse_product import product
+
+
+SPAN = 40.0  # exp(-40) is 4e-18: far above the smallest float32, also times another gradient
 
 
 def _logits(z: jax.Array, slope: float) -> jax.Array:
     return jnp.where(z >= 0, z, slope * z)
 
 
-def _scores(adjacency, a, b):
-    return jnp.take(a, adjacency.senders) + jnp.take(b, adjacency.receivers)
+def _take(x: jax.Array, ids: jax.Array) -> jax.Array:
+    # Indices of a graph were checked when it was built; the default mode would test them again.
+    return jnp.asarray(x).at[ids].get(mode="promise_in_bounds")
+
+
+def _powers(senders: Any, receivers: Any, a: Any, b: Any, top: Any, slope: float) -> Any:
+    """(p, q), each (E,), of the edges from `senders` to `receivers`."""
+    z = _take(a, senders) + _take(b, receivers)
+    p = jnp.exp(_logits(z, slope) - _take(top, receivers))
+    return p, jnp.where(z >= 0, p, slope * p)
+
+
+def _by_sender(adjacency: Adjacency) -> Adjacency:
+    """The edges in sender order, senders in the role of receivers.
+
+    Weights of one head are cheaper to make again in this order than to permute. The second half
+    of the index describes nothing: only forward products are taken.
+    """
+    index = adjacency.index
+    if index is None:
+        return Adjacency(adjacency.receivers, adjacency.senders)
+    senders = _take(adjacency.senders, index.col_order)
+    again = Index(index.col_offsets, index.col_order, index.row_offsets, index.col_receivers)
+    return Adjacency(index.col_receivers, senders, again)
 
 
 def _with(x: jax.Array, column: jax.Array) -> jax.Array:
@@ -44,17 +69,27 @@ def _with(x: jax.Array, column: jax.Array) -> jax.Array:
 
 
 def _row_max(adjacency, a, b, slope, loops):
-    # leaky_relu is increasing, so the largest logit of a node is that of its largest sender.
-    ordered = adjacency.index is not None
-    best = jax.ops.segment_max(
-        jnp.take(a, adjacency.senders),
-        adjacency.receivers,
-        b.shape[0],
-        indices_are_sorted=ordered,
-    )
-    if loops:
-        best = jnp.maximum(best, a)
-    return jnp.where(jnp.isfinite(best), _logits(best + b, slope), 0)
+    """(N,) shift m_i: any value that keeps exp(l_e - m_i) and its sum inside float32.
+
+    leaky_relu is increasing, so no logit of node i exceeds that of the largest sender of all.
+    Where senders' scores span less than `SPAN`, that bound is at most `SPAN` too large and needs
+    no pass over edges; otherwise it is the exact maximum.
+    """
+
+    def bound(_):
+        return _logits(jnp.max(a) + b, slope)
+
+    def exact(_):
+        best = jax.ops.segment_max(
+            _take(a, adjacency.senders),
+            adjacency.receivers,
+            b.shape[0],
+            indices_are_sorted=adjacency.index is not None,
+        )
+        best = jnp.maximum(best, a) if loops else best
+        return jnp.where(jnp.isfinite(best), _logits(best + b, slope), 0)
+
+    return jax.lax.cond(jnp.max(a) - jnp.min(a) < SPAN, bound, exact, None)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -65,7 +100,7 @@ def _head(adjacency, x, a, b, slope, loops, implementation):
 def _head_fwd(adjacency, x, a, b, slope, loops, implementation):
     count = b.shape[0]
     top = _row_max(adjacency, a, b, slope, loops)
-    p = jnp.exp(_logits(_scores(adjacency, a, b), slope) - jnp.take(top, adjacency.receivers))
+    p, q = _powers(adjacency.senders, adjacency.receivers, a, b, top, slope)
     ones = _with(x, jnp.ones(x.shape[0], x.dtype))
     total = product(adjacency, ones, p, count, False, implementation)
     if loops:
@@ -73,24 +108,19 @@ def _head_fwd(adjacency, x, a, b, slope, loops, implementation):
     divisor = total[:, -1]
     divisor = jnp.where(divisor > 0, divisor, 1)
     out = total[:, :-1] / divisor[:, None]
-    return out, (adjacency, x, a, b, top, divisor, out)
+    return out, (adjacency, x, a, b, top, divisor, out, q)
 
 
 def _head_bwd(slope, loops, implementation, residuals, grad):
-    adjacency, x, a, b, top, divisor, out = residuals
-    z = _scores(adjacency, a, b)
-    p = jnp.exp(_logits(z, slope) - jnp.take(top, adjacency.receivers))
-    q = jnp.where(z >= 0, p, slope * p)
+    adjacency, x, a, b, top, divisor, out, q = residuals
     u = grad / divisor[:, None]
     pulled = _with(u, -jnp.sum(u * out, axis=1))
     ones = _with(x, jnp.ones(x.shape[0], x.dtype))
-
-    def times(rows, weight, count, transposed):
-        return product(adjacency, rows, weight, count, transposed, implementation)
-
-    into = times(ones, q, b.shape[0], False)
-    outof = times(pulled, q, a.shape[0], True)
-    dx = times(u, p, a.shape[0], True)
+    into = product(adjacency, ones, q, b.shape[0], False, implementation)
+    reverse = _by_sender(adjacency)
+    p, q = _powers(reverse.receivers, reverse.senders, a, b, top, slope)
+    outof = product(reverse, pulled, q, a.shape[0], False, implementation)
+    dx = product(reverse, u, p, a.shape[0], False, implementation)
     if loops:
         z = a + b
         p = jnp.exp(_logits(z, slope) - top)[:, None]

@@ -129,21 +129,7 @@ def test_patience_stops_and_freezes():
 
 
 def test_plateau_as_in_torch():
-    torch = pytest.importorskip("torch")
     losses = [5, 4, 4, 4, 4, 4, 3, 3, 3, 3, 3, 3, 3, 3]
-    weight = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
-    want = []
-    for loss in losses:
-        schedule.step(loss)
-        want.append(optimizer.param_groups[0]["lr"])
     got = [float(s.lr_scale) for s in states(losses, schedule="plateau", step_size=2)]
-    assert got == want
-
-
-def test_plateau_halves_after_more_than_step_size_bad_epochs():
-    scales = [
-        float(s.lr_scale) for s in states([2, 1, 1, 1, 1, 1], schedule="plateau", step_size=2)
-    ]
-    assert scales == [1, 1, 1, 1, 0.5, 0.5]
+    # torch.optim.lr_scheduler.ReduceLROnPlateau(SGD(lr=1), factor=0.5, patience=2), torch 2.
+    assert got == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125]
