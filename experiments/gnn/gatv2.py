@@ -36,9 +36,9 @@ class Config:
     """Options of the experiment."""
 
     keys: int = 10
-    graphs: int = 400
-    hidden: int = 128
-    steps: int = 1500
+    graphs: int = 100
+    hidden: int = 64
+    steps: int = 800
     seeds: int = 3
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 MODELS = {"features": 128, "hidden": 64, "classes": 40}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "gcn": {"hidden": 64, "layers": 2, "dropout": 0.0},
+    "gcn": {"hidden": 64, "layers": 2, "dropout": 0.0, "aggregate_first": True},
     "graphsage": {"hidden": 64, "layers": 2, "dropout": 0.0, "aggregate_first": True},
     "gin": {
         "hidden": 64,

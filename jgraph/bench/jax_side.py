@@ -40,6 +40,10 @@ def _spmm_forms(graph: Graph, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
+def _call(function: Any, *args: Any) -> Any:
+    return lambda: jax.block_until_ready(function(*args))
+
+
 def spmm(arrays: dict[str, np.ndarray], repeats: int) -> dict[str, Any]:
     """Seconds of the sum over neighbours, forward and forward with backward."""
     graph, x = graph_of(arrays), jnp.asarray(arrays["x"])
@@ -50,10 +54,8 @@ def spmm(arrays: dict[str, np.ndarray], repeats: int) -> dict[str, Any]:
         both = jax.jit(jax.value_and_grad(lambda x, f=form: jnp.vdot(f(x), weight)))
         out["results"][name] = np.asarray(forward(x))
         out["results"][f"{name} gradient"] = np.asarray(both(x)[1])
-        out["seconds"][name] = timed(lambda f=forward: jax.block_until_ready(f(x)), repeats)
-        out["seconds"][f"{name} + backward"] = timed(
-            lambda f=both: jax.block_until_ready(f(x)), repeats
-        )
+        out["seconds"][name] = timed(_call(forward, x), repeats)
+        out["seconds"][f"{name} + backward"] = timed(_call(both, x), repeats)
     return out
 
 
@@ -76,12 +78,12 @@ def _training(name: str, graph: Graph, labels: jax.Array) -> tuple[Any, Any, Any
     return model, (variables, optimizer.init(variables)), step
 
 
-def logits(name: str, arrays: dict[str, np.ndarray]) -> tuple[Any, np.ndarray]:
+def logits(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Initial parameters and their logits, for the comparison with the rival."""
     graph = graph_of(arrays)
     model, (variables, _), _ = _training(name, graph, jnp.zeros(graph.num_nodes, jnp.int32))
     params = jax.tree.map(np.asarray, variables["params"])
-    return params, np.asarray(model.apply(variables, graph))
+    return {"params": params, "logits": np.asarray(model.apply(variables, graph))}
 
 
 def train(name: str, arrays: dict[str, np.ndarray], repeats: int) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def train(name: str, arrays: dict[str, np.ndarray], repeats: int) -> dict[str, A
     graph, labels = graph_of(arrays), jnp.asarray(arrays["labels"])
     _, carry, step = _training(name, graph, labels)
     single = jax.jit(step)
-    single_seconds = timed(lambda: jax.block_until_ready(single(carry, graph, labels)), repeats)
+    single_seconds = timed(_call(single, carry, graph, labels), repeats)
 
     @jax.jit
     def loop(carry: Any, graph: Graph, labels: jax.Array) -> Any:

@@ -46,7 +46,7 @@ def network(name: str) -> Any:
             torch.nn.Linear(width, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, out)
         )
 
-    class Network(torch.nn.Module):
+    class Network(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             if name == "gcn":
@@ -163,7 +163,7 @@ def cora(epochs: int, seeds: int) -> dict[str, Any]:
     )
     functional = torch.nn.functional
 
-    class Network(torch.nn.Module):
+    class Network(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.first = pyg.GCNConv(x.shape[1], 16, cached=True)

@@ -76,13 +76,20 @@ class GCN(GNN):
 
     Attributes:
       self_loops: whether I is added to A.
+      aggregate_first: of the first convolution, see `jgraph.nn.GCNConv`.
     """
 
     self_loops: bool = True
+    aggregate_first: bool | None = None
 
     def make_conv(self, features: int, is_output: bool, is_first: bool) -> nn.Module:
-        bias = is_output or self.conv_bias
-        return GCNConv(features, use_bias=bias, self_loops=self.self_loops, dtype=self.dtype)
+        return GCNConv(
+            features,
+            use_bias=is_output or self.conv_bias,
+            self_loops=self.self_loops,
+            aggregate_first=self.aggregate_first if is_first else None,
+            dtype=self.dtype,
+        )
 
 
 def build(num_classes: int, *, task: str = "node", **hyper: Any) -> GCN:

@@ -72,13 +72,17 @@ class Adjacency:
         return None if self.index is None else self.index.col_offsets.shape[-1] - 1
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(num_receivers, num_senders) of the sorted adjacency."""
+    def sorted_index(self) -> Index:
+        """The index; raises GraphError when the edges are unsorted."""
         if self.index is None:
-            raise GraphError(
-                "this adjacency is unsorted, so its shape is unknown; use sorted_adjacency"
-            )
-        return self.num_receivers, self.num_senders
+            raise GraphError("this adjacency is unsorted; build it with sorted_adjacency")
+        return self.index
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(num_receivers, num_senders); raises GraphError when the edges are unsorted."""
+        index = self.sorted_index
+        return index.row_offsets.shape[-1] - 1, index.col_offsets.shape[-1] - 1
 
     def transpose(self) -> Adjacency:
         """The same edges reversed, sorted by the new receivers (old senders)."""

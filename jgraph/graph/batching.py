@@ -64,7 +64,7 @@ def batch(graphs: Iterable[Graph]) -> Graph:
         globals=_concatenate([g.globals for g in graphs], "globals"),
         n_node=np.concatenate([np.asarray(g.n_node) for g in graphs]),
         n_edge=np.concatenate([np.asarray(g.n_edge) for g in graphs]),
-        index=adjacency.index,
+        index=adjacency.sorted_index,
     )
 
 
@@ -145,7 +145,7 @@ def pad(graph: Graph, num_nodes: int, num_edges: int, num_graphs: int) -> Graph:
         globals=_pad_rows(graph.globals, num_graphs - graph.num_graphs),
         n_node=np.concatenate([np.asarray(graph.n_node), [extra_nodes], empty]).astype(np.int32),
         n_edge=np.concatenate([np.asarray(graph.n_edge), [extra_edges], empty]).astype(np.int32),
-        index=adjacency.index,
+        index=adjacency.sorted_index,
         padded=True,
     )
 

@@ -44,7 +44,7 @@ def from_jraph(cls: type[Graph], graphs: jraph.GraphsTuple, *, padded: bool = Fa
         globals=graphs.globals,
         n_node=n_node.astype(np.int32),
         n_edge=n_edge.astype(np.int32),
-        index=adjacency.index,
+        index=adjacency.sorted_index,
         padded=padded,
     ).validate()
 

@@ -136,7 +136,7 @@ class Graph:
             globals=globals,
             n_node=np.array([num_nodes], np.int32),
             n_edge=np.array([senders.shape[0]], np.int32),
-            index=adjacency.index,
+            index=adjacency.sorted_index,
         )
 
     from_jraph = classmethod(convert.from_jraph)

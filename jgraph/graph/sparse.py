@@ -73,7 +73,7 @@ class SparseMatrix:
         """As a scipy.sparse CSR matrix (host)."""
         import scipy.sparse
 
-        index = self.adjacency.index
+        index = self.adjacency.sorted_index
         return scipy.sparse.csr_matrix(
             (
                 np.asarray(self.values),

@@ -73,12 +73,16 @@ class GCNConv(nn.Module):
     Attributes:
       features: F_out.
       self_loops: whether I is added to A.
+      aggregate_first: None propagates at the narrower side. True is of use for a first layer on
+        constant dense features: A x does not depend on the parameters, so inside a scanned
+        training loop XLA hoists it out of the loop and it costs nothing.
       dtype: of the computation; parameters are float32.
     """
 
     features: int
     use_bias: bool = True
     self_loops: bool = True
+    aggregate_first: bool | None = None
     dtype: Any = None
 
     @nn.compact
@@ -96,7 +100,15 @@ class GCNConv(nn.Module):
             "kernel", nn.initializers.glorot_uniform(), (x.shape[-1], self.features), jnp.float32
         )
         dtype = compute_dtype(x, self.dtype)
-        if isinstance(x, SparseMatrix) or x.shape[-1] >= self.features:
+        early = self.aggregate_first
+        if isinstance(x, SparseMatrix) and early:
+            raise ValueError(
+                "x is a SparseMatrix, which cannot be aggregated before a linear map; leave "
+                "aggregate_first=None or make x dense"
+            )
+        if early is None:
+            early = not isinstance(x, SparseMatrix) and x.shape[-1] < self.features
+        if not early:
             y = linear(x, kernel, dtype=dtype)
             y = gcn_propagate(graph, y, edge_weight, self.self_loops)
         else:

@@ -14,7 +14,9 @@ edges of a node pulls that node's own row out of the sum:
     dx_j = sum_{e out of j} p_e u_i
 
 Four sparse products in all. One number per edge and head (q) is kept, and never E x F. m_i may be
-any upper bound of the logits that does not push their exponentials below float32. Equation 3 of Velickovic et al., ICLR 2018, arXiv 1710.10903.
+any upper bound of the logits that keeps their exponentials inside float32.
+
+Equation 3 of Velickovic et al., ICLR 2018, arXiv 1710.10903.
 """
 
 from __future__ import annotations
@@ -29,7 +31,6 @@ from jgraph.graph.adjacency import Adjacency, Index
 from jgraph.ops.dispatch import by_platform, check_implementation
 from jgraph.ops.edges import as_adjacency, check_rows, num_receivers_of
 from jgraph.ops.sparse_product import product
-
 
 SPAN = 40.0  # exp(-40) is 4e-18: far above the smallest float32, also times another gradient
 

@@ -109,7 +109,7 @@ def _extremum_fwd(adjacency, x, weight, count, largest, implementation):
 
 def _extremum_bwd(count, largest, implementation, residuals, grad):
     def form(chunked):
-        return lambda *args: _backward(*args, count, chunked)
+        return functools.partial(_backward, count=count, chunked=chunked)
 
     dx, dw = by_platform("spmm", implementation, *residuals, grad, xla=form(False), csr=form(True))
     return None, dx, dw

@@ -84,8 +84,8 @@ def segment_mean(
 ) -> jax.Array:
     """Mean over each segment; arguments as in `segment_sum`."""
     check_segments(data, segment_ids, num_segments)
-    kwargs = {"indices_are_sorted": indices_are_sorted}
-    total = jax.ops.segment_sum(_widened(data), segment_ids, num_segments, **kwargs)
+    wide, kwargs = _widened(data), {"indices_are_sorted": indices_are_sorted}
+    total = segment_sum(wide, segment_ids, num_segments, **kwargs)
     count = segment_count(segment_ids, num_segments, **kwargs)
     return (total / _rows(jnp.maximum(count, 1), total)).astype(data.dtype)
 

@@ -188,9 +188,9 @@ def fit(
 
     steady = timed[1:] if len(timed) > 1 else timed
     counted = sum(count for count, _ in steady)
-    result = _finish(program, config, objective, runs, state, history)
+    scores = _finish(program, config, objective, runs, state, history)
     result = Result(
-        **result,
+        **scores,
         seconds=seconds,
         seconds_per_epoch=sum(s for _, s in steady) / counted if counted else float("nan"),
         compile_seconds=program.compile_seconds,

@@ -16,7 +16,7 @@ def _figure(width: float, height: float) -> Any:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "plots need matplotlib, which is not installed: pip install 'jgraph[plots]'"
+            "plots need matplotlib, which jgraph depends on but cannot find: pip install matplotlib"
         ) from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)

@@ -65,9 +65,10 @@ class _Program:
     def _compile(self, function: Callable, args: Sequence[Any], outs: Any, donate: tuple) -> Any:
         began = time.perf_counter()
         shardings = {}
-        if self.mesh is not None and outs is not None:
+        mesh = self.mesh
+        if mesh is not None and outs is not None:
             shardings["out_shardings"] = jax.tree.map(
-                lambda spec: NamedSharding(self.mesh, spec),
+                lambda spec: NamedSharding(mesh, spec),
                 outs,
                 is_leaf=lambda x: isinstance(x, PartitionSpec),
             )
@@ -208,8 +209,9 @@ class GraphProgram(_Program):
     ):
         super().__init__(mesh)
         self._store = GraphStore(dataset.graphs, dataset.labels)
-        options = {"batch_size": config.batch_size, "devices": self.devices}
-        self._load = functools.partial(Loader, self._store, seeds=seeds, **options)
+        self._load: Any = functools.partial(
+            Loader, self._store, seeds=seeds, batch_size=config.batch_size, devices=self.devices
+        )
         self._splits = splits
         self._train = self._load([s.train for s in splits], epochs=config.epochs)
         first = jax.tree.map(lambda x: x[0, 0, 0], self._train.epoch(0))

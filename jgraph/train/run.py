@@ -179,12 +179,12 @@ def load_run(path: str | os.PathLike, run: int | str = "best") -> LoadedRun:
     if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < count:
         raise RunError(f"run is {run!r}; {path} has runs 0 to {count - 1}, or 'best'")
     arrays, _ = checkpoint.read(checkpoint.latest(path / CHECKPOINTS))
-    state = {name.removeprefix("state/"): array for name, array in arrays.items()}
+    stored_state = {name.removeprefix("state/"): array for name, array in arrays.items()}
     config = TrainConfig(**stored["config"])
     prefix = "best_" if config.test_at == "best" else ""
     variables = {
-        "params": checkpoint.nested(state, f"{prefix}params"),
-        **checkpoint.nested(state, f"{prefix}model_state"),
+        "params": checkpoint.nested(stored_state, f"{prefix}params"),
+        **checkpoint.nested(stored_state, f"{prefix}model_state"),
     }
     return LoadedRun(
         path=path,

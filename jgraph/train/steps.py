@@ -125,7 +125,8 @@ class Stepper:
 
     def forward(self, params: Any, model_state: Any, graph: Any) -> jax.Array:
         """Outputs without dropout."""
-        return self.model.apply({"params": params, **model_state}, graph, train=False)
+        outputs: Any = self.model.apply({"params": params, **model_state}, graph, train=False)
+        return outputs
 
     def close_epoch(
         self,

@@ -10,7 +10,6 @@ import pytest
 
 from jgraph.cli import COMMANDS, main
 
-
 TRAIN = ("train", "--model", "gcn", "--dataset", "karate", "--no-progress")
 
 

@@ -24,7 +24,7 @@ def module_of(slug):
     return papers.module(slug) if slug in PAPERS else gnn.get(slug)
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
 def case(request):
     slug, task = request.param
     module = module_of(slug)

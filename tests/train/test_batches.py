@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from conftest import make_graph_data
+from tiny import make_graph_data
 
 from jgraph.data.dataset import Dataset
 from jgraph.graph import Graph, SparseMatrix, batch, pad

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from conftest import TinyModel, make_graph_data, make_node_data
+from tiny import TinyModel, make_graph_data, make_node_data
 
 from jgraph.train import TrainConfig, fit
 from jgraph.train.batches import GraphStore

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from conftest import TinyModel
+from tiny import TinyModel
 
 from jgraph.train import TrainConfig, fit
 
@@ -15,7 +15,7 @@ _SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 import jax, numpy as np
-from conftest import TinyModel, make_graph_data, make_node_data
+from tiny import TinyModel, make_graph_data, make_node_data
 from jgraph.train import TrainConfig, fit
 
 mesh = jax.make_mesh((8,), ("data",))

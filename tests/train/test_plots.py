@@ -26,7 +26,7 @@ def test_embedding_plot(tmp_path):
         embedding_plot(points[:, :1], np.arange(30), tmp_path / "points.png")
 
 
-def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
+def test_missing_matplotlib_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ModuleNotFoundError, match="jgraph\\[plots\\]"):
+    with pytest.raises(ModuleNotFoundError, match="pip install matplotlib"):
         embedding_plot(np.zeros((2, 2)), np.zeros(2), tmp_path / "points.png")

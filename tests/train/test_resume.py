@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import TinyModel, make_graph_data, make_node_data
+from tiny import TinyModel, make_graph_data, make_node_data
 
 from jgraph.train import CheckpointError, RunError, TrainConfig, checkpoint, fit, load_run
 from jgraph.train.logging import MetricsFile, Progress, finite
@@ -88,7 +88,7 @@ def test_resuming_a_finished_run_only_tests_again(node_data, tmp_path):
 _SCRIPT = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from conftest import TinyModel, make_graph_data
+from tiny import TinyModel, make_graph_data
 from test_resume import CONFIG
 from jgraph.train import fit
 
