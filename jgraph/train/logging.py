@@ -65,6 +65,38 @@ def _mean(values: Any) -> float:
     return sum(numbers) / len(numbers) if numbers else math.nan
 
 
+class TensorBoard:
+    """The means over runs as TensorBoard scalars, where `tensorboardX` is installed; else nothing.
+
+    Args:
+      folder: of the event files; the extra `experiments` installs the writer.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        try:
+            from tensorboardX import SummaryWriter
+        except ModuleNotFoundError:
+            self._writer: Any = None
+        else:
+            self._writer = SummaryWriter(str(folder))
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Adds each row at its epoch; quantities without a finite mean are left out."""
+        if self._writer is None:
+            return
+        for row in rows:
+            means = {name: _mean(v) for name, v in row.items() if name != "epoch"}
+            for name, value in means.items():
+                if math.isfinite(value):
+                    self._writer.add_scalar(name, value, row["epoch"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
 class Progress:
     """A tqdm bar on a terminal, else a plain line every ten seconds; silent when switched off.
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jgraph.train import checkpoint, plots
 from jgraph.train.config import TrainConfig
-from jgraph.train.logging import MetricsFile, Progress
+from jgraph.train.logging import MetricsFile, Progress, TensorBoard
 from jgraph.train.programs import GraphProgram, NodeProgram
 from jgraph.train.result import Result
 from jgraph.train.run import CURVES, METRICS, RESULT, RunDirectory, describe_dataset, write_json
@@ -146,7 +146,8 @@ def fit(
         mesh,
     )
     state, history = program.initial, empty_history(config.epochs, len(runs))
-    epoch, seconds, metrics = 0, 0.0, None
+    epoch, seconds = 0, 0.0
+    writers: list[Any] = []
     if directory is not None:
         if directory.resumes:
             like = {"state": state, "history": history}
@@ -154,7 +155,10 @@ def fit(
             state, history = tree["state"], tree["history"]
             epoch, seconds = record["epoch"], record["seconds"]
         directory.begin(identity, config)
-        metrics = MetricsFile(directory.path / METRICS, epoch)
+        writers = [
+            MetricsFile(directory.path / METRICS, epoch),
+            TensorBoard(directory.path / "tensorboard"),
+        ]
     state, history = program.place(state, history)
 
     bar = Progress(config.epochs, dataset.metric, done=epoch, enabled=progress, name=dataset.name)
@@ -173,7 +177,7 @@ def fit(
             timed.append((stop - epoch, took))
             chunks.took(*timed[-1])
             rows = jax.device_get({name: v[epoch:stop] for name, v in history.items()})
-            _report(rows, epoch, stop, config, metrics, bar, callbacks)
+            _report(rows, epoch, stop, config, writers, bar, callbacks)
             epoch = stop
             every = config.checkpoint_every
             if directory is not None and every and epoch % every == 0:
@@ -183,8 +187,8 @@ def fit(
             _save(directory, epoch, state, history, identity, seconds)
     finally:
         bar.close()
-        if metrics is not None:
-            metrics.close()
+        for writer in writers:
+            writer.close()
 
     steady = timed[1:] if len(timed) > 1 else timed
     counted = sum(count for count, _ in steady)
@@ -210,7 +214,7 @@ def _report(
     start: int,
     stop: int,
     config: TrainConfig,
-    metrics: MetricsFile | None,
+    writers: Sequence[Any],
     bar: Progress,
     callbacks: Sequence[Callable],
 ) -> None:
@@ -224,8 +228,8 @@ def _report(
         lines.append({"epoch": epoch + 1, **row})
         for callback in callbacks:
             callback(epoch + 1, row)
-    if metrics is not None:
-        metrics.write(lines)
+    for writer in writers:
+        writer.write(lines)
     bar.update(stop, last)
 
 

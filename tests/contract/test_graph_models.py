@@ -171,12 +171,17 @@ import dataclasses, sys
 import jax, numpy as np
 from jgraph import data, gnn
 from jgraph.train import TrainConfig, fit
+jax.config.update("jax_disable_most_optimizations", True)  # compiling is nearly all of the time
 assert jax.device_count() == 8, jax.devices()
 dataset = data.load("csl-generated")
-ones = [g.replace(nodes=np.ones((g.num_nodes, 2), np.float32)) for g in dataset.graphs[::2]]
+rng = np.random.default_rng(0)
+graphs = [
+    g.replace(nodes=rng.normal(size=(g.num_nodes, 3)).astype(np.float32))
+    for g in dataset.graphs[::2]
+]
 split = data.Split(np.arange(40), np.arange(40, 60), np.arange(60, 75))
 dataset = dataclasses.replace(
-    dataset, graphs=tuple(ones), labels=dataset.labels[::2], splits=(split,))
+    dataset, graphs=tuple(graphs), labels=dataset.labels[::2], splits=(split,))
 config = TrainConfig(epochs=2, batch_size=16, lr=0.01)
 for name in sys.argv[1:]:
     module = gnn.get(name)

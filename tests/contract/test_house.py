@@ -4,7 +4,6 @@ import ast
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -76,7 +75,7 @@ def test_public_names_have_docstrings():
     assert not lacking
 
 
-def test_import_is_quick_and_starts_no_backend():
+def test_import_starts_no_backend_and_needs_no_extra():
     code = (
         "import sys, jgraph\n"
         "from jax._src import xla_bridge\n"
@@ -84,10 +83,8 @@ def test_import_is_quick_and_starts_no_backend():
         "assert not xla_bridge._backends, xla_bridge._backends\n"
         "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules\n"
     )
-    began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert time.perf_counter() > began
 
 
 def test_results_render_and_record(tmp_path):

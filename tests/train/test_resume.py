@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from tiny import TinyModel, make_graph_data, make_node_data
 
 from jgraph.train import CheckpointError, RunError, TrainConfig, checkpoint, fit, load_run
-from jgraph.train.logging import MetricsFile, Progress, finite
+from jgraph.train.logging import MetricsFile, Progress, TensorBoard, finite
 from jgraph.train.run import write_json
 
 CONFIG = TrainConfig(
@@ -262,3 +263,31 @@ def test_progress_says_a_line_or_nothing(capsys):
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == (2 if enabled else 0)
     assert not lines
+
+
+def test_tensorboard_gets_the_means_where_it_is_installed(monkeypatch, tmp_path):
+    said = []
+
+    class Writer:
+        def __init__(self, folder):
+            said.append(folder)
+
+        def add_scalar(self, name, value, epoch):
+            said.append((name, value, epoch))
+
+        def flush(self):
+            pass
+
+        def close(self):
+            said.append("closed")
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
+    board = TensorBoard(tmp_path)
+    board.write([{"epoch": 3, "lr": np.array([0.1, 0.3]), "val_loss": np.array([np.nan, np.nan])}])
+    board.close()
+    assert said == [str(tmp_path), ("lr", pytest.approx(0.2), 3), "closed"]
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    silent = TensorBoard(tmp_path)
+    silent.write([{"epoch": 1, "lr": np.ones(1)}])
+    silent.close()
+    assert said[-1] == "closed"
