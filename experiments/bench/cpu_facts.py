@@ -10,6 +10,8 @@ source     none: these are the library's own facts, on the graph of `jgraph benc
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +61,28 @@ def ratio(what: str, old: Callable, new: Callable, args: tuple, repeats: int) ->
     return Value(what, seconds[0] / seconds[1], target=1.0, note=note)
 
 
+def import_seconds(modules: str, repeats: int) -> list[float]:
+    """Seconds that `import <modules>` takes in a new process."""
+    code = f"import time; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t)"
+    command = [sys.executable, "-c", code]
+    runs = [subprocess.run(command, capture_output=True, text=True) for _ in range(repeats + 1)]
+    return [float(run.stdout) for run in runs[1:]]
+
+
+def imports(repeats: int) -> list[Value]:
+    """What importing costs: jgraph alone, its ops, and JAX, on which they stand."""
+    bars = {"jgraph": 1.5, "jgraph.graph, jgraph.ops": None, "jax": None}
+    return [
+        Value(
+            f"import {modules}, s",
+            float(np.median(import_seconds(modules, repeats))),
+            target=bar,
+            higher=False,
+        )
+        for modules, bar in bars.items()
+    ]
+
+
 def main(config: Config) -> None:
     """Runs the benchmark and records it."""
     began = time.time()
@@ -71,16 +95,18 @@ def main(config: Config) -> None:
     n, e, h = graph.num_nodes, graph.num_edges, config.heads
     x, weight, seven = normal(n, config.features), normal(e), normal(n, 7)
     adjacency = (weight, graph.senders, graph.index.row_offsets)
-    values, a, b = normal(n, h, config.features // h), normal(n, h), normal(n, h)
 
-    def attention(values: Any, a: Any, b: Any) -> Any:
+    def heads(count: int) -> tuple:
+        return graph, normal(n, count, config.features // count), normal(n, count), normal(n, count)
+
+    def attention(graph: Any, values: Any, a: Any, b: Any) -> Any:
         z = ops.gather_senders(graph, a) + ops.gather_receivers(graph, b)
         return ops.spmm(graph, values, ops.edge_softmax(graph, jax.nn.leaky_relu(z, 0.2)))
 
     def slope(f: Callable) -> Callable:
-        return jax.grad(lambda *args: jnp.sum(jnp.sin(f(*args))), (0, 1, 2))
+        return jax.grad(lambda *args: jnp.sum(jnp.sin(f(*args))), (1, 2, 3))
 
-    fused = slope(lambda *args: ops.additive_attention(graph, *args))
+    fused = slope(ops.additive_attention)
     cases = [
         (
             "7 columns padded to 8, times faster than as they are",
@@ -90,24 +116,31 @@ def main(config: Config) -> None:
         ),
         (
             "per-edge dot products in chunks, times faster than in one piece",
-            lambda x: ops.sddmm(graph, x, x, implementation="xla"),
-            lambda x: ops.sddmm(graph, x, x, implementation="csr"),
-            (x,),
+            lambda g, x: ops.sddmm(g, x, x, implementation="xla"),
+            lambda g, x: ops.sddmm(g, x, x, implementation="csr"),
+            (graph, x),
         ),
         (
             "maximum over neighbours in chunks, times faster than in one piece",
-            lambda x: ops.spmm(graph, x, reduce="max", implementation="xla"),
-            lambda x: ops.spmm(graph, x, reduce="max", implementation="csr"),
-            (x,),
+            lambda g, x: ops.spmm(g, x, reduce="max", implementation="xla"),
+            lambda g, x: ops.spmm(g, x, reduce="max", implementation="csr"),
+            (graph, x),
         ),
         (
-            "fused additive attention with its gradient, times faster than its parts",
+            "additive attention of one head with its gradient, fused: times faster than its parts",
             slope(attention),
             fused,
-            (values, a, b),
+            heads(1),
+        ),
+        (
+            f"additive attention of {h} heads with its gradient, parts: times faster than fused",
+            fused,
+            slope(attention),
+            heads(h),
         ),
     ]
     measured = [ratio(*case, repeats=config.repeats) for case in cases]
+    measured += imports(config.repeats)
     command = "python -m experiments.bench.cpu_facts"
     report("bench", measured, began, command, dataclasses.asdict(config), name="bench-cpu-facts")
 

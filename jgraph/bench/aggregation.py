@@ -6,8 +6,6 @@ give the same result. Times are medians; the ratio is rival / jgraph, above 1 wh
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -85,17 +83,6 @@ def bench_training(arrays: dict[str, np.ndarray], repeats: int) -> dict[str, Any
     return out
 
 
-def import_seconds(repeats: int = 5) -> list[float]:
-    """Seconds that `import jgraph` with its graphs and ops takes in a new process."""
-    code = (
-        "import time; t = time.perf_counter(); import jgraph, jgraph.graph, jgraph.ops; "
-        "print(time.perf_counter() - t)"
-    )
-    command = [sys.executable, "-c", code]
-    runs = [subprocess.run(command, capture_output=True, text=True) for _ in range(repeats + 1)]
-    return [float(run.stdout) for run in runs[1:]]
-
-
 def _median(row: dict[str, Any], *names: str) -> float:
     return min(row[name]["median_ms"] for name in names)
 
@@ -134,10 +121,6 @@ def _values(products: dict, training: dict, cora: dict | None) -> list[Value]:
                 row["peak_memory_MiB"]["PyG csr"] / row["peak_memory_MiB"]["jgraph"],
             ),
         ]
-    imported = import_seconds()
-    values.append(
-        Value("import of jgraph, s", float(np.median(imported)), target=1.5, higher=False)
-    )
     if cora:
         values.append(
             Value(
