@@ -42,7 +42,7 @@ results: $(STAMP) ## regenerate the tables from experiments/results
 	$(BIN)/python -m jgraph.results
 
 bench: $(STAMP) ## aggregation and training speed beside PyG
-	$(BIN)/python -m pip install --quiet '.[bench]'
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/jgraph bench aggregation
 
 clean: ## remove the environment, caches and runs
