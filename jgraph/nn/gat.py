@@ -207,8 +207,8 @@ class GATConv(_Attention):
         check_features(x, "GATConv")
         h = self._heads(x, "linear", compute_dtype(x, self.dtype))
         sender, receiver = self._vectors("attention_sender"), self._vectors("attention_receiver")
-        # Several narrow heads share the passes over edges in the general form; one head is
-        # quicker fused (experiments/bench/cpu_facts.py).
+        # Several narrow heads share the passes over edges in the general form; one head as wide
+        # as the classes is quicker fused (experiments/bench/cpu_facts.py).
         if self.heads > 1 or self._drops(train):
             logits, loops = gat_logits(graph, h, sender, receiver, self.negative_slope)
             return self._finish(x, self._attend(graph, h, logits, loops, train))
