@@ -2,8 +2,9 @@
 
 A training step is timed alone and in a scanned loop of ten, as `fit` trains; in the loop XLA moves
 the first layer's aggregate of constant features out of it, which PyG computes in every step.
-Ratios are of the loop. Every case runs in a process of its own, jgraph and its rivals in turn, after a gate that all
-give the same result. Times are medians; the ratio is rival / jgraph, above 1 when jgraph is faster.
+Ratios are of the loop. Every case runs in a process of its own, jgraph and its rivals in turn,
+after a gate that all give the same result. Times are medians; the ratio is rival / jgraph, above 1
+when jgraph is faster.
 """
 
 from __future__ import annotations
