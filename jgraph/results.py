@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -157,8 +157,12 @@ def number(x: float | None) -> str:
     return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.4g}" if abs(x) < 1 else f"{x:.1f}"
 
 
-def table(results: Iterable[dict[str, Any]]) -> str:
-    """The Markdown table of all values: measured beside target and literature."""
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The Markdown table of all values, measured beside target and literature.
+
+    Below it stands the field "provenance" of each file that has one: what a reader must know of
+    how its values came about.
+    """
     rows = [
         "| method | quantity | measured | target | literature | |",
         "|---|---|---|---|---|---|",
@@ -180,7 +184,12 @@ def table(results: Iterable[dict[str, Any]]) -> str:
                 f"| {result['slug']} | {name} | {number(value.mean)}{spread} "
                 f"| {bar} | {literature} | {mark} |"
             )
-    return "\n".join(rows)
+    remarks = [
+        f"- `{result['name']}.json`: {result['provenance']}"
+        for result in results
+        if result.get("provenance")
+    ]
+    return "\n".join(rows + [""] + remarks if remarks else rows)
 
 
 def render(readme: str, results: list[dict[str, Any]]) -> str:

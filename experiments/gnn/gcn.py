@@ -2,7 +2,7 @@
 
 command    python -m experiments.gnn.gcn
 hardware   2 CPU cores
-time       about 2 minutes
+time       about 1 minute
 reach      81.0 % on Cora, 70.0 % on CiteSeer, 78.5 % on Pubmed; ten seeds of Cora in at most four
            times the wall time of one, compilation included
 source     Kipf & Welling 2017, table 2: 81.5, 70.3, 79.0 (100 runs)

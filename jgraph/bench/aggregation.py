@@ -192,7 +192,10 @@ def bench(
         "bench-aggregation",
         values,
         slug="bench",
-        command=f"jgraph bench aggregation --nodes {nodes} --edges {edges}",
+        command=(
+            f"jgraph bench aggregation --nodes {nodes} --edges {edges} --repeats {repeats}"
+            f" --{'' if cora else 'no-'}cora"
+        ),
         seconds=time.time() - began,
         config={"nodes": nodes, "edges": edges, "sum": products, "training": training, "cora": ten},
         root=out,

@@ -96,6 +96,9 @@ def test_results_render_and_record(tmp_path):
     table = results.table(results.read_all(tmp_path))
     assert "| gcn | accuracy % | 81.2 ± 0.5 | ≥ 81.0 | 81.5 (A) | reached |" in table
     assert "| gcn | seconds (much) | 2.0 | ≤ 1.0 | – | **not reached** |" in table
+    stored["provenance"] = "by hand"
+    path.write_text(json.dumps(stored))
+    assert results.table(results.read_all(tmp_path)).endswith("\n\n- `x.json`: by hand")
     page = f"head\n{results.BEGIN}\nold\n{results.END}\ntail"
     new = results.render(page, results.read_all(tmp_path))
     assert "old" not in new and new.startswith("head") and new.endswith("tail")
