@@ -88,8 +88,12 @@ def report(
     command: str,
     config: Mapping[str, Any],
     name: str | None = None,
+    provenance: str = "",
 ) -> None:
-    """Prints measured beside target and literature, and writes the result file."""
+    """Prints measured beside target and literature, and writes the result file.
+
+    `provenance`: what a reader must know of how the values came about; the table prints it.
+    """
     console = Console()
     for value in values:
         parts = [f"{value.name}: {number(value.mean)}"]
@@ -109,5 +113,6 @@ def report(
         command=command,
         seconds=time.time() - began,
         config=config,
+        provenance=provenance,
     )
     console.print(f"written to {path}")

@@ -101,12 +101,14 @@ def record(
     config: Mapping[str, Any] | None = None,
     root: str | Path = "experiments/results",
     extra_versions: tuple[str, ...] = (),
+    provenance: str = "",
 ) -> Path:
     """Writes `<root>/<name>.json`: what was run, where, and what came out.
 
     Args:
       slug: the paper the values belong to (or "bench").
       seconds: wall time of the whole run.
+      provenance: what a reader must know of how the values came about.
 
     Raises:
       ValueError: a value that is not finite.
@@ -123,6 +125,7 @@ def record(
         "hardware": hardware(),
         "versions": versions(*extra_versions),
         "config": dict(config or {}),
+        **({"provenance": provenance} if provenance else {}),
         "values": [dataclasses.asdict(value) for value in values],
     }
     path = Path(root) / f"{name}.json"
