@@ -1,22 +1,31 @@
 """Which implementation serves an op.
 
 Every op takes `implementation`:
-  "auto"    the fastest form for the platform that the program is lowered for;
-  "xla"     plain XLA gather and scatter, on every device: the portable form;
-  "csr"     sparse products by JAX's CPU custom call and cache-sized edge chunks; CPU only;
-  "pallas"  the kernel of `pallas_kernels.<op>`, where there is one.
+  "auto"       the fastest form for the platform that the program is lowered for;
+  "xla"        plain XLA, on every device: the portable form;
+  "csr"        sparse products by JAX's CPU custom call and cache-sized edge chunks; CPU only;
+  "pallas"     the kernel of `pallas_kernels.<op>`; where the platform or the operands do not
+               allow it, the XLA form, which one line of the log says;
+  "interpret"  the GPU kernel run as plain JAX on any device: slow, for tests.
+
+Under "auto" a GPU or TPU gets the kernel once a measurement says that it is faster than XLA there
+(`pallas_kernels.tuned`), and XLA until then.
 """
 
 from __future__ import annotations
 
-import importlib
+import functools
 import importlib.util
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-IMPLEMENTATIONS = ("auto", "xla", "csr", "pallas")
+from pallas_kernels import tuned
+
+IMPLEMENTATIONS = ("auto", "xla", "csr", "pallas", "interpret")
+_LOG = logging.getLogger("jgraph.ops")
 
 
 def has_kernel(op: str) -> bool:
@@ -24,16 +33,36 @@ def has_kernel(op: str) -> bool:
     return importlib.util.find_spec(f"pallas_kernels.{op}") is not None
 
 
-def check_implementation(op: str, implementation: str) -> None:
-    """Raises ValueError for an unknown implementation, or a kernel that does not exist."""
+def check_implementation(op: str, implementation: str, *, csr: bool = True) -> None:
+    """Raises ValueError for an unknown implementation, or one that the op does not have.
+
+    Args:
+      csr: whether the op has that form.
+    """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"implementation is {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}"
         )
-    if implementation == "pallas" and not has_kernel(op):
+    if implementation == "csr" and not csr:
+        raise ValueError(f"implementation='csr': {op} is no sparse product; use 'auto' or 'xla'")
+    if implementation in ("pallas", "interpret") and not has_kernel(op):
         raise ValueError(
-            f"implementation='pallas': there is no Pallas kernel for {op}; use 'auto' or 'xla'"
+            f"implementation={implementation!r}: there is no Pallas kernel for {op}; use 'auto' "
+            "or 'xla'"
         )
+
+
+@functools.cache
+def _say_once(op: str, reason: str) -> None:
+    _LOG.warning("%s: the XLA form serves instead of the Pallas kernel: %s", op, reason)
+
+
+def _faster(op: str, platform: str) -> bool:
+    """Whether the kernel was measured faster than XLA on the attached device of this platform."""
+    if jax.default_backend() != platform:
+        return False
+    kind = jax.devices()[0].device_kind
+    return bool(tuned.measured(kind).get(op, {}).get("faster_than_xla", False))
 
 
 def by_platform(
@@ -41,18 +70,47 @@ def by_platform(
     implementation: str,
     *operands: Any,
     xla: Callable[..., Any],
-    csr: Callable[..., Any] | None,
+    csr: Callable[..., Any] | None = None,
+    kernel: Callable[..., Any] | None = None,
+    backends: tuple[str, ...] = ("gpu",),
+    unsupported: str | None = None,
 ) -> Any:
-    """Calls the chosen form; `csr=None` means that the operands do not allow that form.
+    """Calls the chosen form with `operands`.
 
-    Under "auto" the platform is decided when the program is lowered, so one traced program can
-    be exported for several platforms.
+    The platform is decided when the program is lowered, so one traced program can be exported
+    for several platforms.
+
+    Args:
+      xla: the portable form.
+      csr: the CPU form, None where the operands do not allow it.
+      kernel: (*operands, backend=) with backend "gpu", "tpu" or "interpret"; None where this
+        computation has no kernel.
+      backends: those that the kernel has, besides "interpret".
+      unsupported: why the kernel cannot take these operands, None if it can.
     """
-    if implementation == "pallas":
-        kernel = getattr(importlib.import_module(f"pallas_kernels.{op}"), op)
-        return kernel(*operands)
-    if implementation == "xla" or csr is None:
-        return xla(*operands)
+    if implementation in ("pallas", "interpret") and kernel is None:
+        unsupported = unsupported or "this part of the op has no kernel"
     if implementation == "csr":
-        return csr(*operands)
-    return jax.lax.platform_dependent(*operands, cpu=csr, default=xla)
+        return (csr or xla)(*operands)
+    if implementation == "xla":
+        return xla(*operands)
+    if implementation == "interpret" and not unsupported:
+        return kernel(*operands, backend="interpret")  # type: ignore[misc]
+    forms: dict[str, Callable[..., Any]] = {}
+    if implementation == "auto":
+        if csr is not None:
+            forms["cpu"] = csr
+        wanted = [backend for backend in backends if _faster(op, backend)]
+    else:
+        wanted = list(backends)
+        if unsupported:
+            _say_once(op, unsupported)
+        elif jax.default_backend() not in backends:
+            _say_once(op, f"it runs on {' and '.join(backends)}, not {jax.default_backend()}")
+    if kernel is not None and not unsupported:
+        for backend in wanted:
+            platform = "cuda" if backend == "gpu" else backend
+            forms[platform] = functools.partial(kernel, backend=backend)
+    if not forms:
+        return xla(*operands)
+    return jax.lax.platform_dependent(*operands, **forms, default=xla)
