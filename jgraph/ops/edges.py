@@ -17,6 +17,9 @@ from jgraph.graph.adjacency import Adjacency
 from jgraph.ops import segment
 from jgraph.ops.csr import csr_matmul, supports
 from jgraph.ops.dispatch import by_platform, check_implementation
+from jgraph.ops.graph_kernels import flat_rows
+from pallas_kernels import segment_reduce as segment_kernel
+from pallas_kernels import spmm as spmm_kernel
 
 
 def as_adjacency(graph: Any) -> Adjacency:
@@ -48,78 +51,121 @@ def check_rows(name: str, array: jax.Array, rows: int | None, what: str) -> None
         raise ValueError(f"{name} has shape {array.shape}, but the graph has {rows} {what}")
 
 
-def _flat(rows: jax.Array) -> jax.Array:
-    return rows.reshape(rows.shape[0], -1)
+def _sum_edges_kernel(rows, adjacency, count, transposed, *, backend):
+    index, flat = adjacency.sorted_index, flat_rows(rows)
+    if transposed:
+        by_sender = (flat, None, index.col_order, None, index.col_offsets)
+        out, _ = spmm_kernel.forward(spmm_kernel.Options(), *by_sender, backend=backend)
+    else:
+        by_receiver = (flat, index.row_offsets)
+        out, _ = segment_kernel.forward(segment_kernel.Options(), *by_receiver, backend=backend)
+    return out.reshape(count, *rows.shape[1:])
 
 
-def sum_edges(adjacency: Adjacency, rows: jax.Array, count: int, transposed: bool) -> jax.Array:
-    """Sum of edge rows (E, ...) at each receiver, or at each sender when `transposed`."""
-    index = adjacency.index
+def _sum_edges_xla(rows, adjacency, count, transposed):
     ids = adjacency.senders if transposed else adjacency.receivers
-    if index is None or adjacency.num_edges == 0:
-        return segment.segment_sum(rows, ids, count)
-    if not transposed:
-        return segment.segment_sum(rows, ids, count, indices_are_sorted=True)
+    if adjacency.index is not None and transposed:
+        order = adjacency.index.col_order
+        rows, ids = jnp.take(rows, order, axis=0), jnp.take(ids, order)
+    ordered = adjacency.index is not None
+    return segment.segment_sum(rows, ids, count, indices_are_sorted=ordered, implementation="xla")
 
-    def xla(rows, ids, order, offsets):
-        return segment.segment_sum(
-            jnp.take(rows, order, axis=0), jnp.take(ids, order), count, indices_are_sorted=True
-        )
 
-    def csr(rows, ids, order, offsets):
-        ones = jnp.ones(order.shape, rows.dtype)
-        return csr_matmul(ones, order, offsets, _flat(rows)).reshape(count, *rows.shape[1:])
+def _sum_edges_csr(rows, adjacency, count, transposed):
+    index = adjacency.sorted_index
+    ones = jnp.ones(index.col_order.shape, rows.dtype)
+    out = csr_matmul(ones, index.col_order, index.col_offsets, flat_rows(rows))
+    return out.reshape(count, *rows.shape[1:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def sum_edges(
+    adjacency: Adjacency,
+    rows: jax.Array,
+    count: int,
+    transposed: bool,
+    implementation: str = "auto",
+) -> jax.Array:
+    """Sum of edge rows (E, ...) at each receiver, or at each sender when `transposed`."""
+    reason: str | None
+    if adjacency.index is None:
+        reason = "the graph's edges are unsorted; build it with Graph.from_edges"
+    elif rows.size == 0:
+        reason = f"the rows of the edges have shape {rows.shape}"
+    elif transposed:
+        reason = spmm_kernel.unsupported(spmm_kernel.Options(), rows, None)
+    else:
+        reason = segment_kernel.unsupported(segment_kernel.Options(), rows)
+    usable = transposed and adjacency.index is not None and adjacency.num_edges > 0
+
+    def form(run):
+        return functools.partial(run, count=count, transposed=transposed)
 
     return by_platform(
-        "sum_edges",
-        "auto",
+        "spmm" if transposed else "segment_reduce",
+        implementation,
         rows,
-        ids,
-        index.col_order,
-        index.col_offsets,
-        xla=xla,
-        csr=csr if supports(rows.dtype) else None,
+        adjacency,
+        xla=form(_sum_edges_xla),
+        csr=form(_sum_edges_csr) if usable and supports(rows.dtype) else None,
+        kernel=form(_sum_edges_kernel),
+        backends=(spmm_kernel if transposed else segment_kernel).BACKENDS,
+        unsupported=reason,
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _gather(adjacency, x, transposed):
+def _sum_edges_fwd(adjacency, rows, count, transposed, implementation):
+    return sum_edges(adjacency, rows, count, transposed, implementation), adjacency
+
+
+def _sum_edges_bwd(count, transposed, implementation, adjacency, grad):
+    return None, _gather(adjacency, grad, transposed, implementation)
+
+
+sum_edges.defvjp(_sum_edges_fwd, _sum_edges_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _gather(adjacency, x, transposed, implementation):
     return jnp.take(x, adjacency.senders if transposed else adjacency.receivers, axis=0)
 
 
-def _gather_fwd(adjacency, x, transposed):
+def _gather_fwd(adjacency, x, transposed, implementation):
     # An array without columns carries the number of rows to the backward pass for free.
-    return _gather(adjacency, x, transposed), (adjacency, jnp.zeros((x.shape[0], 0), x.dtype))
+    out = _gather(adjacency, x, transposed, implementation)
+    return out, (adjacency, jnp.zeros((x.shape[0], 0), x.dtype))
 
 
-def _gather_bwd(transposed, residuals, grad):
+def _gather_bwd(transposed, implementation, residuals, grad):
     adjacency, like = residuals
-    return None, sum_edges(adjacency, grad, like.shape[0], transposed).astype(like.dtype)
+    total = sum_edges(adjacency, grad, like.shape[0], transposed, implementation)
+    return None, total.astype(like.dtype)
 
 
 _gather.defvjp(_gather_fwd, _gather_bwd)
 
 
-def gather_senders(graph: Any, x: jax.Array) -> jax.Array:
+def gather_senders(graph: Any, x: jax.Array, *, implementation: str = "auto") -> jax.Array:
     """`x[senders]`: (N, ...) -> (E, ...).
 
+    Args:
+      implementation: of the gradient, a sum over edges; see `jgraph.ops.dispatch`.
+
     Raises:
-      ValueError: rows of `x` that are not the graph's senders.
+      ValueError: rows of `x` that are not the graph's senders, unknown `implementation`.
     """
+    check_implementation("spmm", implementation)
     adjacency = as_adjacency(graph)
     check_rows("x", x, adjacency.num_senders, "senders")
-    return _gather(adjacency, x, True)
+    return _gather(adjacency, x, True, implementation)
 
 
-def gather_receivers(graph: Any, x: jax.Array) -> jax.Array:
-    """`x[receivers]`: (N, ...) -> (E, ...).
-
-    Raises:
-      ValueError: rows of `x` that are not the graph's receivers.
-    """
+def gather_receivers(graph: Any, x: jax.Array, *, implementation: str = "auto") -> jax.Array:
+    """`x[receivers]`: (N, ...) -> (E, ...); see `gather_senders`."""
+    check_implementation("segment_reduce", implementation)
     adjacency = as_adjacency(graph)
     check_rows("x", x, adjacency.num_receivers, "receivers")
-    return _gather(adjacency, x, False)
+    return _gather(adjacency, x, False, implementation)
 
 
 def edge_softmax(

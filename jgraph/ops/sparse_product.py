@@ -8,7 +8,7 @@
     d sddmm / da   = product(g, b)                  d sddmm / db   = product(g, a, transposed)
 
 so nothing of size E x F is kept for the backward pass, and derivatives of every order exist.
-Time is O(E F); the XLA form makes a transient of E x F, the CPU form none.
+Time is O(E F); the XLA form makes a transient of E x F, the CPU form and the kernels none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from jgraph.graph.adjacency import Adjacency
 from jgraph.ops import chunks, segment
 from jgraph.ops.csr import csr_matmul, supports
 from jgraph.ops.dispatch import by_platform
+from jgraph.ops.graph_kernels import folded, index_operands, unsupported
 from jgraph.ops.reference import messages
+from pallas_kernels import sddmm as sddmm_kernel
+from pallas_kernels import spmm as spmm_kernel
 
 
 def _product_xla(adjacency, x, weight, count, transposed):
@@ -37,7 +40,11 @@ def _product_xla(adjacency, x, weight, count, transposed):
     else:
         sources, targets = adjacency.senders, adjacency.receivers
     return segment.segment_sum(
-        messages(x, sources, weight), targets, count, indices_are_sorted=index is not None
+        messages(x, sources, weight),
+        targets,
+        count,
+        indices_are_sorted=index is not None,
+        implementation="xla",
     )
 
 
@@ -55,6 +62,13 @@ def _product_csr(adjacency, x, weight, count, transposed):
         return flat.reshape(count, *x.shape[1:])
     heads = [csr_matmul(weight[:, h], columns, offsets, x[:, h]) for h in range(weight.shape[1])]
     return jnp.stack(heads, axis=1)
+
+
+def _product_kernel(adjacency, x, weight, count, transposed, *, backend):
+    options = spmm_kernel.Options(transposed=transposed)
+    operands = (folded(x, weight), weight, *index_operands(adjacency))
+    out, _ = spmm_kernel.forward(options, *operands, backend=backend)
+    return out.reshape(count, *x.shape[1:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -80,7 +94,7 @@ def product(
     usable = adjacency.index is not None and adjacency.num_edges > 0 and supports(x.dtype)
 
     def form(run):
-        return lambda adjacency, x, weight: run(adjacency, x, weight, count, transposed)
+        return functools.partial(run, count=count, transposed=transposed)
 
     return by_platform(
         "spmm",
@@ -90,6 +104,9 @@ def product(
         weight,
         xla=form(_product_xla),
         csr=form(_product_csr) if usable else None,
+        kernel=form(_product_kernel),
+        backends=spmm_kernel.BACKENDS,
+        unsupported=unsupported(spmm_kernel, spmm_kernel.Options(), adjacency, x, weight),
     )
 
 
@@ -134,11 +151,22 @@ def _dot_by_matmul(a, b):
     return out if a.ndim == 3 else out[:, 0]
 
 
-def _sddmm_xla(senders, receivers, a, b):
-    return _dot(jnp.take(a, receivers, axis=0), jnp.take(b, senders, axis=0)).astype(a.dtype)
+def _sddmm_xla(adjacency, a, b):
+    at_receivers, at_senders = (
+        jnp.take(a, adjacency.receivers, axis=0),
+        jnp.take(b, adjacency.senders, axis=0),
+    )
+    return _dot(at_receivers, at_senders).astype(a.dtype)
 
 
-def _sddmm_chunks(senders, receivers, a, b):
+def _sddmm_kernel(adjacency, a, b, *, backend):
+    operands = (a, b, *index_operands(adjacency))
+    return sddmm_kernel.forward(sddmm_kernel.Options(), *operands, backend=backend)[0]
+
+
+def _sddmm_chunks(adjacency, a, b):
+    senders, receivers = jnp.asarray(adjacency.senders), jnp.asarray(adjacency.receivers)
+
     def one(chunk):
         sender, receiver = chunk
         return _dot_by_matmul(a[receiver], b[sender]).astype(a.dtype)
@@ -157,12 +185,14 @@ def sddmm_product(
     return by_platform(
         "sddmm",
         implementation,
-        adjacency.senders,
-        adjacency.receivers,
+        adjacency,
         a,
         b,
         xla=_sddmm_xla,
         csr=_sddmm_chunks,
+        kernel=_sddmm_kernel,
+        backends=sddmm_kernel.BACKENDS,
+        unsupported=unsupported(sddmm_kernel, sddmm_kernel.Options(), adjacency, a, b),
     )
 
 

@@ -110,3 +110,37 @@ def test_integers_stay_integers():
 def test_bad_input(args, error, words):
     with pytest.raises(error, match=words):
         ops.segment_sum(*args)
+
+
+UNSORTED = np.array([0, 2, 1])
+
+
+@pytest.mark.parametrize("name", [*NUMPY, "softmax"])
+def test_debug_mode_refuses_unsorted_ids_that_are_promised_sorted(monkeypatch, name):
+    f = getattr(ops, f"segment_{name}")
+    monkeypatch.setenv("JGRAPH_DEBUG", "1")
+    for ids in (UNSORTED, jnp.asarray(UNSORTED)):
+        with pytest.raises(ValueError, match="segment_ids fall at position 2"):
+            f(data((3, 2)), ids, 3, indices_are_sorted=True)
+    f(data((3, 2)), UNSORTED, 3)
+    f(data((3, 2)), np.sort(UNSORTED), 3, indices_are_sorted=True)
+
+
+def test_debug_mode_checks_ids_inside_a_compiled_program(monkeypatch):
+    monkeypatch.setenv("JGRAPH_DEBUG", "1")
+
+    @jax.jit
+    def f(rows, ids):
+        return ops.segment_sum(rows, ids, 3, indices_are_sorted=True)
+
+    f(data((3, 2)), jnp.sort(UNSORTED)).block_until_ready()
+    jax.effects_barrier()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="segment_ids fall at position 2"):
+        f(data((3, 2)), jnp.asarray(UNSORTED)).block_until_ready()
+        jax.effects_barrier()
+
+
+def test_without_debug_mode_a_program_has_no_callback(monkeypatch):
+    monkeypatch.delenv("JGRAPH_DEBUG", raising=False)
+    f = lambda ids: ops.segment_sum(jnp.ones(3), ids, 3, indices_are_sorted=True)  # noqa: E731
+    assert "callback" not in str(jax.make_jaxpr(f)(jnp.asarray(UNSORTED)))
