@@ -98,4 +98,22 @@ def differentiable(
         )
 
     run.defvjp(run_fwd, run_bwd)
-    return run
+    return lambda options, *operands: run(options, *_varying_alike(operands))
+
+
+def _varying_alike(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Inside `jax.shard_map`, operands that vary over the same mesh axes.
+
+    The gradient of an operand that all devices share is then the sum of theirs.
+    """
+
+    def axes(x: Any) -> frozenset[str]:
+        return frozenset() if x is None else jax.typeof(x).manual_axis_type.varying
+
+    every = frozenset().union(*map(axes, operands))
+    return tuple(
+        x
+        if x is None or axes(x) == every
+        else jax.lax.pcast(x, tuple(every - axes(x)), to="varying")
+        for x in operands
+    )

@@ -14,10 +14,12 @@ Under "auto" a GPU or TPU gets the kernel once a measurement says that it is fas
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -26,6 +28,18 @@ from pallas_kernels import tuned
 
 IMPLEMENTATIONS = ("auto", "xla", "csr", "pallas", "interpret")
 _LOG = logging.getLogger("jgraph.ops")
+_USED: contextvars.ContextVar[set[str] | None] = contextvars.ContextVar("used", default=None)
+
+
+@contextlib.contextmanager
+def kernels_used() -> Iterator[set[str]]:
+    """Collects the names of the kernels that can serve what is traced inside."""
+    used: set[str] = set()
+    token = _USED.set(used)
+    try:
+        yield used
+    finally:
+        _USED.reset(token)
 
 
 def has_kernel(op: str) -> bool:
@@ -88,6 +102,9 @@ def by_platform(
       backends: those that the kernel has, besides "interpret".
       unsupported: why the kernel cannot take these operands, None if it can.
     """
+    used = _USED.get()
+    if used is not None and kernel is not None and not unsupported:
+        used.add(op)
     if implementation in ("pallas", "interpret") and kernel is None:
         unsupported = unsupported or "this part of the op has no kernel"
     if implementation == "csr":

@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jgraph import ops
 
 
 def main(names: list[str]) -> None:
@@ -26,5 +29,25 @@ def main(names: list[str]) -> None:
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
+def shared_parameters() -> None:
+    """Fails unless the gradient of parameters that devices share is that of the whole batch."""
+    mesh, rng = Mesh(np.array(jax.devices()), ("part",)), np.random.default_rng(0)
+    k, v = (jnp.asarray(rng.normal(size=(4, 5, 3)), jnp.float32) for _ in range(2))
+    w, u = -jnp.exp(jnp.asarray(rng.normal(size=3), jnp.float32)), jnp.ones(3)
+
+    def loss(k, v, w, u):
+        return jnp.sum(jnp.sin(ops.wkv4(k, v, w, u, implementation="xla")[0]))
+
+    def of_part(k, v, w, u):
+        return jax.lax.psum(loss(k, v, w, u), "part")
+
+    specs = (P("part"), P("part"), P(), P())
+    whole = jax.shard_map(of_part, mesh=mesh, in_specs=specs, out_specs=P())
+    got = jax.jit(jax.grad(whole, (0, 2, 3)))(k, v, w, u)
+    for a, b in zip(got, jax.grad(loss, (0, 2, 3))(k, v, w, u), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 if __name__ == "__main__":
+    shared_parameters()
     main(sys.argv[1:])
