@@ -108,12 +108,12 @@ def _varying_alike(operands: tuple[Any, ...]) -> tuple[Any, ...]:
     """
 
     def axes(x: Any) -> frozenset[str]:
-        return frozenset() if x is None else jax.typeof(x).manual_axis_type.varying
+        return jax.typeof(x).manual_axis_type.varying
 
-    every = frozenset().union(*map(axes, operands))
-    return tuple(
-        x
-        if x is None or axes(x) == every
-        else jax.lax.pcast(x, tuple(every - axes(x)), to="varying")
-        for x in operands
-    )
+    every = frozenset().union(*map(axes, jax.tree.leaves(operands)))
+
+    def vary(x: Any) -> Any:
+        missing = tuple(sorted(every - axes(x)))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(vary, operands) if every else operands
