@@ -27,13 +27,36 @@ def _first_line(text: str | None) -> str:
     return (text or "").strip().split("\n")[0]
 
 
-def show_list() -> None:
-    """List models and data sets."""
+def show_list(capabilities: bool = False) -> None:
+    """List models and data sets, or what each layer can take.
+
+    Args:
+      capabilities: a table of the layers instead, found by calling each on a small graph.
+    """
     console = Console()
+    if capabilities:
+        console.print(_capabilities())
+        return
     rows = [(name, _first_line(gnn.get(name).__doc__)) for name in gnn.models()]
     console.print(_table("models", ("name", "what"), rows))
     console.print()
     console.print(_datasets())
+
+
+def _capabilities() -> Table:
+    from jgraph.capabilities import table
+
+    names = ("edge_weights", "edge_features", "bipartite", "sparse", "padded", "jraph", "bfloat16")
+    rows = [
+        (
+            row.layer,
+            *("yes" if getattr(row, name) else "–" for name in names),
+            ", ".join(row.kernels) or "–",
+        )
+        for row in table()
+    ]
+    columns = ("layer", *(name.replace("_", " ") for name in names), "kernels")
+    return _table("layers of jgraph.nn", columns, rows)
 
 
 def _datasets() -> Table:

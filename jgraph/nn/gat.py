@@ -21,6 +21,7 @@ from jgraph.graph import SparseMatrix
 from jgraph.nn.dropout import check_rate, dropout
 from jgraph.nn.inputs import check_features, compute_dtype, densify, is_sorted
 from jgraph.nn.mlp import Linear
+from jgraph.ops.attention import additive_attention, gatv2_attention
 
 Array = jax.Array
 # Above this many entries (64 MiB of float32) the E x H x F array of GATv2 is made head by head.
@@ -207,12 +208,11 @@ class GATConv(_Attention):
         check_features(x, "GATConv")
         h = self._heads(x, "linear", compute_dtype(x, self.dtype))
         sender, receiver = self._vectors("attention_sender"), self._vectors("attention_receiver")
-        # Several narrow heads share the passes over edges in the general form; one head as wide
-        # as the classes is quicker fused (experiments/bench/cpu_facts.py).
-        if self.heads > 1 or self._drops(train):
+        # The fused op keeps no coefficients, so it cannot drop them.
+        if self._drops(train):
             logits, loops = gat_logits(graph, h, sender, receiver, self.negative_slope)
             return self._finish(x, self._attend(graph, h, logits, loops, train))
-        out = ops.additive_attention(
+        out = additive_attention(
             graph,
             h,
             gat_scores(h, sender),
@@ -241,5 +241,15 @@ class GATv2Conv(_Attention):
         sent = self._heads(x, "linear_sender", dtype)
         received = sent if self.share_weights else self._heads(x, "linear_receiver", dtype)
         vectors = self._vectors("attention")
-        logits, loops = gatv2_logits(graph, sent, received, vectors, self.negative_slope)
-        return self._finish(x, self._attend(graph, sent, logits, loops, train))
+        if self._drops(train):
+            logits, loops = gatv2_logits(graph, sent, received, vectors, self.negative_slope)
+            return self._finish(x, self._attend(graph, sent, logits, loops, train))
+        out = gatv2_attention(
+            graph,
+            sent,
+            received,
+            vectors,
+            negative_slope=self.negative_slope,
+            self_loops=self.self_loops,
+        )
+        return self._finish(x, out)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from jgraph import gnn
+from jgraph.gnn.common import GNN
 from jgraph.graph import SparseMatrix, batch, pad, unbatch
 from jgraph.paper import Paper, Recipe
 
-CASES = [(name, task) for name in gnn.models() for task in ("node", "graph")]
-GRAPH_MODELS = ("gat", "gatv2", "gcn", "gin", "graphsage")
+STACKS = tuple(name for name in gnn.models() if isinstance(gnn.get(name).build(3), GNN))
+CASES = [(name, task) for name in STACKS for task in ("node", "graph")]
 
 
 def build(module, **hyper):
@@ -102,7 +103,7 @@ def test_head_is_linear_in_the_embedding_of_graphs(case):
     close(embedding @ kernel + bias, logits, 1e-4)
 
 
-@pytest.mark.parametrize("name", gnn.models())
+@pytest.mark.parametrize("name", STACKS)
 def test_variants(name):
     module = gnn.get(name)
     graph = module.example(jax.random.key(0))
@@ -110,7 +111,8 @@ def test_variants(name):
         model = build(module, task=task, layers=3, norm="layer", residual=True, jumping=jumping)
         variables = jax.eval_shape(model.init, jax.random.key(0), graph)
         assert jax.eval_shape(model.apply, variables, graph).shape == (rows, 3)
-    one = build(module, layers=1)
+    no_hops = {"hops": 0} if hasattr(module.build(2), "hops") else {}
+    one = build(module, layers=1, **no_hops)
     close(one.apply(filled(one, graph), graph, method="embed"), graph.nodes)
 
 
@@ -155,7 +157,7 @@ def test_recipes_are_those_of_the_papers():
 
 
 def test_first_layer_comes_first_in_the_parameters():
-    for name in gnn.models():
+    for name in STACKS:
         module = gnn.get(name)
         graph = module.example(jax.random.key(0))
         model, created = module.build(3, hidden=4), []
@@ -169,7 +171,7 @@ def test_first_layer_comes_first_in_the_parameters():
         assert created[0] == "conv_0"
 
 
-@pytest.mark.parametrize("name", gnn.models())
+@pytest.mark.parametrize("name", STACKS)
 def test_build_names_what_is_wrong(name):
     build = gnn.get(name).build
     with pytest.raises(ValueError, match=r"no hyperparameter 'hiden'; it takes .*hidden"):
@@ -205,10 +207,10 @@ def test_missing_features_are_reported():
 
 
 def test_models_are_found_and_unknown_names_suggest():
-    assert gnn.models() == ("gat", "gatv2", "gcn", "gin", "graphsage", "mlp")
+    assert {"gat", "gatv2", "gcn", "gin", "graphsage", "mlp"} <= set(STACKS) <= set(gnn.models())
     with pytest.raises(ValueError, match="did you mean 'graphsage'"):
         gnn.get("graph_sage")
-    with pytest.raises(ValueError, match="choose one of gat, gatv2"):
+    with pytest.raises(ValueError, match=r"choose one of .*gat, gatv2"):
         gnn.get("transformer")
 
 
@@ -218,7 +220,7 @@ def test_files_carry_their_records(name):
     assert set(module.RECIPES) == {"node", "graph"}
     assert all(isinstance(recipe, Recipe) for recipe in module.RECIPES.values())
     assert module.RECIPE in module.RECIPES.values()
-    if name not in GRAPH_MODELS:
+    if name == "mlp":
         assert not hasattr(module, "PAPER")
         return
     paper = module.PAPER
