@@ -45,8 +45,11 @@ def extra_pieces(
     Returns:
       (row, start, end), (X,) int32 each; start == end for an empty piece.
     """
-    start = (jnp.arange(rows_at_marks.shape[0], dtype=jnp.int32) + 1) * length
-    end = jnp.minimum(start + length, jnp.take(offsets, rows_at_marks + 1))
+    marks = (jnp.arange(rows_at_marks.shape[0], dtype=jnp.int32) + 1) * length
+    stop = jnp.take(offsets, rows_at_marks + 1)
+    # A mark lies inside its row; the minimum says so, and makes of it an array that varies over
+    # the same mesh axes as the offsets.
+    start, end = jnp.minimum(marks, stop), jnp.minimum(marks + length, stop)
     return rows_at_marks, start, jnp.where(jnp.take(offsets, rows_at_marks) == start, start, end)
 
 

@@ -3,7 +3,7 @@
 from jgraph.ops.attention import additive_attention, dot_attention, gatv2_attention
 from jgraph.ops.edges import edge_softmax, gather_receivers, gather_senders
 from jgraph.ops.gated_linear_attention import gated_linear_attention, gated_linear_attention_step
-from jgraph.ops.grouped_matmul import grouped_matmul
+from jgraph.ops.grouped_matmul import grouped_matmul, sort_gather
 from jgraph.ops.lif import lif, lif_step
 from jgraph.ops.linear_scan import linear_scan, linear_scan_step
 from jgraph.ops.segment import (
@@ -50,6 +50,7 @@ __all__ = [
     "segment_sum",
     "selective_scan",
     "selective_scan_step",
+    "sort_gather",
     "spmm",
     "ssd",
     "ssd_step",

@@ -1,149 +1,179 @@
-"""Attention whose logits are sums of node scores (GAT), fused with aggregation.
+"""Attention over the edges of a graph: softmax over each node's incoming edges, times values.
 
-Per head, with scores a_j of senders and b_i of receivers, over the edges j -> i (and i -> i):
+Per head, for the edges e: j -> i (and i -> i with self loops):
 
-    z_e   = a_j + b_i          l_e = leaky_relu(z_e)          m_i >= max_e l_e
-    p_e   = exp(l_e - m_i)     d_i = sum_e p_e                out_i = sum_e p_e x_j / d_i
+    additive_attention   s_e = leaky_relu(a_j + b_i)              GAT, equation 3
+    gatv2_attention      s_e = att . leaky_relu(l_j + r_i)        GATv2, equation 7
+    dot_attention        s_e = scale q_i . k_j                    graph transformers
 
-The gradient needs no dot product per edge. With u_i = g_i / d_i, v_i = -<g_i, out_i> / d_i and
-q_e = p_e leaky_relu'(z_e), the gradient of z_e is q_e (<u_i, x_j> + v_i), so summing it over the
-edges of a node pulls that node's own row out of the sum:
+    out_i = sum_{e into i} exp(s_e) v_j / sum_{e into i} exp(s_e)
 
-    db_i = <[u_i, v_i], sum_{e into i} q_e [x_j, 1]>
-    da_j = <[x_j, 1], sum_{e out of j} q_e [u_i, v_i]>
-    dx_j = sum_{e out of j} p_e u_i
+The result and one number per node and head are kept for the gradient, which makes the logits anew.
+On a GPU the kernel of `pallas_kernels.graph_attention` does each walk over the edges in one pass;
+elsewhere, and where it does not serve, the forms of `graph_attention` do. On a CPU additive logits
+of one head are quickest in the form without a product per edge, those of several narrow heads in
+the general one (see experiments/results/bench-kernels-cpu.json).
 
-Four sparse products in all. One number per edge and head (q) is kept, and never E x F. m_i may be
-any upper bound of the logits that keeps their exponentials inside float32.
-
-Equation 3 of Velickovic et al., ICLR 2018, arXiv 1710.10903.
+GAT: Velickovic et al., ICLR 2018, arXiv 1710.10903. GATv2: Brody, Alon & Yahav, ICLR 2022, arXiv
+2105.14491. Dot product: Vaswani et al., NeurIPS 2017, arXiv 1706.03762.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jgraph.graph.adjacency import Adjacency, Index
+from jgraph.graph.adjacency import Adjacency
+from jgraph.ops import graph_attention as forms
+from jgraph.ops.csr import supports
 from jgraph.ops.dispatch import by_platform, check_implementation
 from jgraph.ops.edges import as_adjacency, check_rows, num_receivers_of
-from jgraph.ops.sparse_product import product
-
-SPAN = 40.0  # exp(-40) is 4e-18: far above the smallest float32, also times another gradient
-
-
-def _logits(z: jax.Array, slope: float) -> jax.Array:
-    return jnp.where(z >= 0, z, slope * z)
+from pallas_kernels import graph_attention as package
+from pallas_kernels.call import differentiable
 
 
-def _take(x: jax.Array, ids: jax.Array) -> jax.Array:
-    # Indices of a graph were checked when it was built; the default mode would test them again.
-    return jnp.asarray(x).at[ids].get(mode="promise_in_bounds")
+class _Choice(NamedTuple):
+    options: package.Options
+    implementation: str
 
 
-def _powers(senders: Any, receivers: Any, a: Any, b: Any, top: Any, slope: float) -> Any:
-    """(p, q), each (E,), of the edges from `senders` to `receivers`."""
-    z = _take(a, senders) + _take(b, receivers)
-    p = jnp.exp(_logits(z, slope) - _take(top, receivers))
-    return p, jnp.where(z >= 0, p, slope * p)
+def _for_kernel(adjacency: Adjacency, *features: Any) -> tuple[Any, ...]:
+    index = adjacency.sorted_index
+    return (
+        adjacency.senders,
+        adjacency.receivers,
+        index.row_offsets,
+        index.col_order,
+        index.col_offsets,
+        index.col_receivers,
+        *features,
+    )
 
 
-def _by_sender(adjacency: Adjacency) -> Adjacency:
-    """The edges in sender order, senders in the role of receivers.
-
-    Weights of one head are cheaper to make again in this order than to permute. The second half
-    of the index describes nothing: only forward products are taken.
-    """
-    index = adjacency.index
-    if index is None:
-        return Adjacency(adjacency.receivers, adjacency.senders)
-    senders = _take(adjacency.senders, index.col_order)
-    again = Index(index.col_offsets, index.col_order, index.row_offsets, index.col_receivers)
-    return Adjacency(index.col_receivers, senders, again)
+def _unsupported(options: package.Options, adjacency: Adjacency, *features: Any) -> str | None:
+    if adjacency.index is None:
+        return "the edges are not sorted; build the graph with Graph.from_jraph or from_edges"
+    return package.unsupported(options, *_for_kernel(adjacency, *features))
 
 
-def _with(x: jax.Array, column: jax.Array) -> jax.Array:
-    return jnp.concatenate([x, column[:, None]], axis=1)
+def _wide(x: Any) -> Any:
+    return None if x is None else x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _row_max(adjacency, a, b, slope, loops):
-    """(N,) shift m_i: any value that keeps exp(l_e - m_i) and its sum inside float32.
+def _keeps_powers(choice: _Choice, values: Any) -> bool:
+    """Whether the form for one head of additive logits serves, which no kernel shares."""
+    one = choice.options.kind == "additive" and values.shape[1] == 1
+    plain = choice.implementation not in ("pallas", "interpret")
+    return one and plain and jax.default_backend() == "cpu"
 
-    leaky_relu is increasing, so no logit of node i exceeds that of the largest sender of all.
-    Where senders' scores span less than `SPAN`, that bound is at most `SPAN` too large and needs
-    no pass over edges; otherwise it is the exact maximum.
-    """
 
-    def bound(_):
-        return _logits(jnp.max(a) + b, slope)
+def _pair(choice: _Choice, adjacency: Adjacency, values: Any, run: Any) -> tuple[Any, Any]:
+    """`run` as the portable form and, where it fits, as the CPU form."""
+    portable = functools.partial(run, choice.options, "xla")
+    fits = adjacency.index is not None and adjacency.num_edges > 0 and supports(values.dtype)
+    return portable, functools.partial(run, choice.options, "csr") if fits else None
 
-    def exact(_):
-        best = jax.ops.segment_max(
-            _take(a, adjacency.senders),
-            adjacency.receivers,
-            b.shape[0],
-            indices_are_sorted=adjacency.index is not None,
+
+def _forward(choice: _Choice, adjacency: Adjacency, *features: Any) -> tuple[Any, Any]:
+    options = choice.options
+    values = features[0] if features[3] is None else features[3]
+    kept = _keeps_powers(choice, values)
+
+    def wide(options, inner, adjacency, *features):
+        run = forms.forward_one_head if kept else forms.forward
+        out, *rest = run(options, inner, adjacency, *map(_wide, features))
+        return out.astype(values.dtype), *rest
+
+    def kernel(adjacency, *features, backend):
+        return package.forward(options, *_for_kernel(adjacency, *features), backend=backend)[1]
+
+    portable, csr = _pair(choice, adjacency, values, wide)
+    residuals = by_platform(
+        "graph_attention",
+        choice.implementation,
+        adjacency,
+        *features,
+        xla=portable,
+        csr=csr,
+        kernel=None if kept else kernel,
+        backends=package.BACKENDS,
+        unsupported=_unsupported(options, adjacency, *features),
+    )
+    return residuals[0], residuals
+
+
+def _backward(choice: _Choice, operands: Any, residuals: Any, grad: Any) -> tuple[Any, ...]:
+    options, (adjacency, *features), grad = choice.options, operands, jnp.asarray(grad)
+    values = features[0] if features[3] is None else features[3]
+    kept = _keeps_powers(choice, values)
+
+    def wide(options, inner, adjacency, features, residuals, grad):
+        run = forms.backward_one_head if kept else forms.backward
+        arrays = jax.tree.map(_wide, (*features, *residuals, grad))
+        gradients = run(options, inner, adjacency, *arrays)
+        return tuple(None if x is None else g.astype(x.dtype) for x, g in zip(features, gradients))
+
+    def kernel(adjacency, features, residuals, grad, backend):
+        operands = _for_kernel(adjacency, *features)
+        return package.backward(options, operands, residuals, grad, backend=backend)[6:]
+
+    portable, csr = _pair(choice, adjacency, values, wide)
+    gradients = by_platform(
+        "graph_attention",
+        choice.implementation,
+        adjacency,
+        tuple(features),
+        residuals,
+        grad,
+        xla=portable,
+        csr=csr,
+        kernel=None if kept else kernel,
+        backends=package.BACKENDS,
+        unsupported=_unsupported(options, adjacency, *features),
+    )
+    return None, *gradients
+
+
+_run = differentiable(_forward, _backward)
+
+
+def _check_slope(negative_slope: float) -> None:
+    if not 0 < negative_slope <= 1:
+        raise ValueError(f"negative_slope is {negative_slope}; it must lie in (0, 1]")
+
+
+def _check_shape(name: str, array: jax.Array, shape: tuple[Any, ...], other: str) -> None:
+    fits = array.ndim == len(shape) and all(
+        want is None or have == want for have, want in zip(array.shape, shape)
+    )
+    if not fits:
+        words = ", ".join("any" if want is None else str(want) for want in shape)
+        raise ValueError(f"{name} has shape {array.shape}; {other} it must be ({words})")
+
+
+def _check_floating(**arrays: jax.Array | None) -> None:
+    for name, array in arrays.items():
+        if array is not None and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name} is {array.dtype}; it must be floating: use astype(float32)")
+
+
+def _attend(
+    graph: Any, implementation: str, options: package.Options, left: Any, right: Any, att: Any,
+    values: Any,
+) -> jax.Array:  # fmt: skip
+    if options.self_loops and left.shape[0] != right.shape[0]:
+        raise ValueError(
+            f"self_loops needs as many senders as receivers, got {left.shape[0]} and "
+            f"{right.shape[0]}"
         )
-        best = jnp.maximum(best, a) if loops else best
-        return jnp.where(jnp.isfinite(best), _logits(best + b, slope), 0)
-
-    return jax.lax.cond(jnp.max(a) - jnp.min(a) < SPAN, bound, exact, None)
+    return _run(_Choice(options, implementation), as_adjacency(graph), left, right, att, values)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _head(adjacency, x, a, b, slope, loops, implementation):
-    return _head_fwd(adjacency, x, a, b, slope, loops, implementation)[0]
-
-
-def _head_fwd(adjacency, x, a, b, slope, loops, implementation):
-    count = b.shape[0]
-    top = _row_max(adjacency, a, b, slope, loops)
-    p, q = _powers(adjacency.senders, adjacency.receivers, a, b, top, slope)
-    ones = _with(x, jnp.ones(x.shape[0], x.dtype))
-    total = product(adjacency, ones, p, count, False, implementation)
-    if loops:
-        total = total + jnp.exp(_logits(a + b, slope) - top)[:, None] * ones
-    divisor = total[:, -1]
-    divisor = jnp.where(divisor > 0, divisor, 1)
-    out = total[:, :-1] / divisor[:, None]
-    return out, (adjacency, x, a, b, top, divisor, out, q)
-
-
-def _head_bwd(slope, loops, implementation, residuals, grad):
-    adjacency, x, a, b, top, divisor, out, q = residuals
-    u = grad / divisor[:, None]
-    pulled = _with(u, -jnp.sum(u * out, axis=1))
-    ones = _with(x, jnp.ones(x.shape[0], x.dtype))
-    into = product(adjacency, ones, q, b.shape[0], False, implementation)
-    reverse = _by_sender(adjacency)
-    p, q = _powers(reverse.receivers, reverse.senders, a, b, top, slope)
-    outof = product(reverse, pulled, q, a.shape[0], False, implementation)
-    dx = product(reverse, u, p, a.shape[0], False, implementation)
-    if loops:
-        z = a + b
-        p = jnp.exp(_logits(z, slope) - top)[:, None]
-        q = jnp.where(z >= 0, 1, slope)[:, None] * p
-        into, outof, dx = into + q * ones, outof + q * pulled, dx + p * u
-    return None, dx, jnp.sum(ones * outof, axis=1), jnp.sum(pulled * into, axis=1)
-
-
-_head.defvjp(_head_fwd, _head_bwd)
-
-
-def _by_head(adjacency, values, a, b, slope, loops, implementation):
-    heads = [
-        _head(adjacency, values[:, h], a[:, h], b[:, h], slope, loops, implementation)
-        for h in range(values.shape[1])
-    ]
-    return jnp.stack(heads, axis=1)
-
-
-def _all_heads(adjacency, values, a, b, slope, loops, implementation):
-    one = functools.partial(_head, slope=slope, loops=loops, implementation=implementation)
-    return jax.vmap(one, (None, 1, 1, 1), 1)(adjacency, values, a, b)
+def _arrays(*arrays: Any) -> list[Any]:
+    return [None if x is None else jnp.asarray(x) for x in arrays]
 
 
 def additive_attention(
@@ -164,6 +194,7 @@ def additive_attention(
       sender_scores, receiver_scores: a (N_senders, H) and b (N_receivers, H).
       negative_slope: of the leaky_relu, in (0, 1].
       self_loops: attend to the node itself beside its edges.
+      implementation: see `jgraph.ops.dispatch`.
 
     Returns:
       (N_receivers, H, F) in the dtype of `values`, computed in float32 at least; 0 for a node
@@ -171,38 +202,107 @@ def additive_attention(
 
     Raises:
       ValueError: shapes that do not fit, or a slope outside (0, 1].
+      TypeError: arrays that are not floating.
     """
-    check_implementation("additive_attention", implementation)
-    if not 0 < negative_slope <= 1:
-        raise ValueError(f"negative_slope is {negative_slope}; it must lie in (0, 1]")
-    values = jnp.asarray(values)
-    adjacency: Adjacency = as_adjacency(graph)
+    check_implementation("graph_attention", implementation)
+    _check_slope(negative_slope)
+    values, sender_scores, receiver_scores = _arrays(values, sender_scores, receiver_scores)
+    _check_floating(values=values, sender_scores=sender_scores, receiver_scores=receiver_scores)
+    adjacency = as_adjacency(graph)
     check_rows("values", values, adjacency.num_senders, "senders")
     count = num_receivers_of(graph, adjacency, receiver_scores.shape[0])
-    heads = values.shape[1] if values.ndim == 3 else None
-    for name, scores, rows in (
-        ("sender_scores", sender_scores, values.shape[0]),
-        ("receiver_scores", receiver_scores, count),
-    ):
-        if heads is None or scores.shape != (rows, heads):
-            raise ValueError(
-                f"{name} has shape {scores.shape}; for values {values.shape} it must be "
-                f"({rows}, heads)"
-            )
-    if self_loops and count != values.shape[0]:
-        raise ValueError("self_loops needs as many senders as receivers")
-    wide = jnp.promote_types(values.dtype, jnp.float32)
-    options = (negative_slope, self_loops)
+    heads = values.shape[1] if values.ndim == 3 else "heads"
+    other = f"for values {values.shape}"
+    _check_shape("sender_scores", sender_scores, (values.shape[0], heads), other)
+    _check_shape("receiver_scores", receiver_scores, (count, heads), other)
+    options = package.Options("additive", negative_slope=negative_slope, self_loops=self_loops)
+    return _attend(adjacency, implementation, options, sender_scores, receiver_scores, None, values)
 
-    def form(run, inner):
-        return lambda adjacency, *arrays: run(adjacency, *arrays, *options, inner)
 
-    out = by_platform(
-        "additive_attention",
-        implementation,
-        adjacency,
-        *(array.astype(wide) for array in (values, sender_scores, receiver_scores)),
-        xla=form(_all_heads, "xla"),
-        csr=form(_by_head, "csr") if adjacency.index is not None else None,
-    )
-    return out.astype(values.dtype)
+def gatv2_attention(
+    graph: Any,
+    senders_features: jax.Array,
+    receivers_features: jax.Array,
+    att: jax.Array,
+    values: jax.Array | None = None,
+    *,
+    negative_slope: float = 0.2,
+    self_loops: bool = False,
+    implementation: str = "auto",
+) -> jax.Array:
+    """Softmax over incoming edges of att . leaky_relu(l_j + r_i), applied to the senders' values.
+
+    Args:
+      graph: `Graph`, `Adjacency` or `jraph.GraphsTuple`.
+      senders_features, receivers_features: l (N_senders, H, D) and r (N_receivers, H, D).
+      att: (H, D).
+      values: (N_senders, H, F); None for `senders_features`, as in GATv2.
+      negative_slope, self_loops, implementation: as in `additive_attention`.
+
+    Returns:
+      (N_receivers, H, F) in the dtype of the values, computed in float32 at least; 0 for a node
+      that attends to nothing.
+
+    Raises:
+      ValueError: shapes that do not fit, or a slope outside (0, 1].
+      TypeError: arrays that are not floating.
+    """
+    check_implementation("graph_attention", implementation)
+    _check_slope(negative_slope)
+    left, right, att, values = _arrays(senders_features, receivers_features, att, values)
+    _check_floating(senders_features=left, receivers_features=right, att=att, values=values)
+    adjacency = _check_pairs(graph, "senders_features", left, "receivers_features", right, values)
+    _check_shape("att", att, left.shape[1:], f"for senders_features {left.shape}")
+    options = package.Options("gatv2", negative_slope=negative_slope, self_loops=self_loops)
+    return _attend(adjacency, implementation, options, left, right, att, values)
+
+
+def dot_attention(
+    graph: Any,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    scale: float | None = None,
+    self_loops: bool = False,
+    implementation: str = "auto",
+) -> jax.Array:
+    """Softmax over incoming edges of scale q_i . k_j, applied to the senders' values.
+
+    Args:
+      graph: `Graph`, `Adjacency` or `jraph.GraphsTuple`.
+      q: (N_receivers, H, D); k: (N_senders, H, D); v: (N_senders, H, F).
+      scale: by default 1 / sqrt(D).
+      self_loops, implementation: as in `additive_attention`.
+
+    Returns:
+      (N_receivers, H, F) in the dtype of `v`, computed in float32 at least; 0 for a node that
+      attends to nothing.
+
+    Raises:
+      ValueError: shapes that do not fit.
+      TypeError: arrays that are not floating.
+    """
+    check_implementation("graph_attention", implementation)
+    q, k, v = _arrays(q, k, v)
+    _check_floating(q=q, k=k, v=v)
+    adjacency = _check_pairs(graph, "k", k, "q", q, v, "v")
+    scale = float(max(k.shape[2], 1)) ** -0.5 if scale is None else float(scale)
+    options = package.Options("dot", scale=scale, self_loops=self_loops)
+    return _attend(adjacency, implementation, options, k, q, None, v)
+
+
+def _check_pairs(
+    graph: Any, left_name: str, left: Any, right_name: str, right: Any, values: Any,
+    values_name: str = "values",
+) -> Adjacency:  # fmt: skip
+    adjacency = as_adjacency(graph)
+    check_rows(left_name, left, adjacency.num_senders, "senders")
+    check_rows(right_name, right, adjacency.num_receivers, "receivers")
+    if left.ndim != 3:
+        raise ValueError(f"{left_name} has shape {left.shape}; it must be (senders, heads, width)")
+    other = f"for {left_name} {left.shape}"
+    _check_shape(right_name, right, (None, *left.shape[1:]), other)
+    if values is not None:
+        _check_shape(values_name, values, (left.shape[0], left.shape[1], None), other)
+    return adjacency

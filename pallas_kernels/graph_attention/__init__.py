@@ -1,0 +1,75 @@
+"""Softmax over each node's incoming edges, fused with the weighted sum of the senders' values.
+
+Three kinds of logit: additive (GAT), gatv2 and dot product; see `reference`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+
+from pallas_kernels.call import differentiable
+from pallas_kernels.graph_attention.reference import KINDS, Options, logits_of, reference
+
+__all__ = [
+    "BACKENDS",
+    "KINDS",
+    "Options",
+    "backward",
+    "forward",
+    "graph_attention",
+    "logits_of",
+    "reference",
+    "unsupported",
+]
+
+BACKENDS = ("gpu",)
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def unsupported(options: Options, *operands: Any) -> str | None:
+    """Why the kernel cannot take these operands; None if it can."""
+    from pallas_kernels.graph_attention.tiles import MAX_WIDTH
+
+    if operands[0].shape[0] == 0:
+        return "the graph has no edges"
+    for name, x in zip(("left", "right", "att", "values"), operands[6:]):
+        if x is None:
+            continue
+        if x.size == 0:
+            return f"{name} has shape {x.shape}, which is empty"
+        if x.dtype.name not in _DTYPES:
+            return f"{name} is {x.dtype}; the kernel takes {', '.join(_DTYPES)}"
+        if x.ndim == 3 and x.shape[2] > MAX_WIDTH:
+            return f"{name} has {x.shape[2]} columns per head; the kernel takes up to {MAX_WIDTH}"
+    return None
+
+
+def forward(options: Options, *operands: Any, backend: str = "gpu") -> tuple[Any, Any]:
+    """(out, (out, log-sum-exp)) by the kernel; backend "gpu" or "interpret"."""
+    from pallas_kernels.graph_attention import gpu
+
+    return gpu.forward(options, *operands, interpret=backend == "interpret")
+
+
+def backward(
+    options: Options, operands: Any, residuals: Any, cotangents: Any, backend: str = "gpu"
+) -> tuple[Any, ...]:
+    """One gradient per operand by the kernel; backend "gpu" or "interpret"."""
+    from pallas_kernels.graph_attention import gpu
+
+    return gpu.backward(options, operands, residuals, cotangents, interpret=backend == "interpret")
+
+
+@functools.cache
+def _run(backend: str) -> Any:
+    return differentiable(
+        functools.partial(forward, backend=backend), functools.partial(backward, backend=backend)
+    )
+
+
+def graph_attention(options: Options, *operands: Any, backend: str = "gpu") -> jax.Array:
+    """`reference` by the kernel, differentiable in left, right, att and values."""
+    return _run(backend)(options, *operands)
