@@ -36,10 +36,12 @@ floors: $(STAMP) ## the architecture's layers
 
 unit: $(STAMP) ## tests and generated tables
 	$(BIN)/python -m jgraph.results --check
+	$(BIN)/python -m experiments.bench.kernels_page --check
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 results: $(STAMP) ## regenerate the tables from experiments/results
 	$(BIN)/python -m jgraph.results
+	$(BIN)/python -m experiments.bench.kernels_page
 
 bench: $(STAMP) ## aggregation and training speed beside PyG
 	$(BIN)/python -m pip install --quiet -e '.[bench]'

@@ -9,6 +9,7 @@ did not write is NaN there.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -99,6 +100,46 @@ def differentiable(
 
     run.defvjp(run_fwd, run_bwd)
     return lambda options, *operands: run(options, *_varying_alike(operands))
+
+
+def forms(
+    package: str, backends: tuple[str, ...]
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """`forward`, `backward` and the differentiable op of a kernel's package.
+
+    They are those of its modules `gpu` and `tpu`, imported at the first call, and take
+    `backend`: one of `backends`, or "interpret" for the GPU kernel as plain JAX.
+
+        forward(options, *operands, backend="gpu") -> (outputs, residuals)
+        backward(options, operands, residuals, cotangents, backend="gpu") -> gradients
+        op(options, *operands, backend="gpu") -> outputs
+    """
+
+    def part(function: str) -> Callable[..., Any]:
+        def call(options: Any, *arguments: Any, backend: str = "gpu") -> Any:
+            if backend not in (*backends, "interpret"):
+                raise ValueError(
+                    f"backend is {backend!r}; {package} has {', '.join(backends)} and 'interpret'"
+                )
+            module = importlib.import_module(f"{package}.{'tpu' if backend == 'tpu' else 'gpu'}")
+            interpret = {"interpret": True} if backend == "interpret" else {}
+            return getattr(module, function)(options, *arguments, **interpret)
+
+        return call
+
+    forward, backward = part("forward"), part("backward")
+
+    @functools.cache
+    def at(backend: str) -> Callable[..., Any]:
+        return differentiable(
+            functools.partial(forward, backend=backend),
+            functools.partial(backward, backend=backend),
+        )
+
+    def run(options: Any, *operands: Any, backend: str = "gpu") -> Any:
+        return at(backend)(options, *operands)
+
+    return forward, backward, run
 
 
 def _varying_alike(operands: tuple[Any, ...]) -> tuple[Any, ...]:

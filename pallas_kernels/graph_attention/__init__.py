@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from pallas_kernels.call import differentiable
+from pallas_kernels.call import forms
 from pallas_kernels.graph_attention.reference import KINDS, Options, logits_of, reference
 
 __all__ = [
@@ -47,29 +47,4 @@ def unsupported(options: Options, *operands: Any) -> str | None:
     return None
 
 
-def forward(options: Options, *operands: Any, backend: str = "gpu") -> tuple[Any, Any]:
-    """(out, (out, log-sum-exp)) by the kernel; backend "gpu" or "interpret"."""
-    from pallas_kernels.graph_attention import gpu
-
-    return gpu.forward(options, *operands, interpret=backend == "interpret")
-
-
-def backward(
-    options: Options, operands: Any, residuals: Any, cotangents: Any, backend: str = "gpu"
-) -> tuple[Any, ...]:
-    """One gradient per operand by the kernel; backend "gpu" or "interpret"."""
-    from pallas_kernels.graph_attention import gpu
-
-    return gpu.backward(options, operands, residuals, cotangents, interpret=backend == "interpret")
-
-
-@functools.cache
-def _run(backend: str) -> Any:
-    return differentiable(
-        functools.partial(forward, backend=backend), functools.partial(backward, backend=backend)
-    )
-
-
-def graph_attention(options: Options, *operands: Any, backend: str = "gpu") -> jax.Array:
-    """`reference` by the kernel, differentiable in left, right, att and values."""
-    return _run(backend)(options, *operands)
+forward, backward, graph_attention = forms(__name__, BACKENDS)

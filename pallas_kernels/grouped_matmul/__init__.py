@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from pallas_kernels.call import differentiable
+from pallas_kernels.call import forms
 from pallas_kernels.grouped_matmul.reference import Options, reference
 
 __all__ = [
@@ -44,29 +44,4 @@ def unsupported(options: Options, *operands: Any) -> str | None:
     return None
 
 
-def forward(options: Options, *operands: Any, backend: str = "gpu") -> tuple[Any, Any]:
-    """(Y, ()) by the kernel; backend "gpu" or "interpret"."""
-    from pallas_kernels.grouped_matmul import gpu
-
-    return gpu.forward(options, *operands, interpret=backend == "interpret")
-
-
-def backward(
-    options: Options, operands: Any, residuals: Any, cotangents: Any, backend: str = "gpu"
-) -> tuple[Any, ...]:
-    """One gradient per operand by the kernel; backend "gpu" or "interpret"."""
-    from pallas_kernels.grouped_matmul import gpu
-
-    return gpu.backward(options, operands, residuals, cotangents, interpret=backend == "interpret")
-
-
-@functools.cache
-def _run(backend: str) -> Any:
-    return differentiable(
-        functools.partial(forward, backend=backend), functools.partial(backward, backend=backend)
-    )
-
-
-def grouped_matmul(options: Options, *operands: Any, backend: str = "gpu") -> jax.Array:
-    """`reference` by the kernel, differentiable in x, weights and scale."""
-    return _run(backend)(options, *operands)
+forward, backward, grouped_matmul = forms(__name__, BACKENDS)

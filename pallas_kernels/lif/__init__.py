@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.call import differentiable
+from pallas_kernels.call import forms
 from pallas_kernels.lif.neuron import RESETS, Options
 from pallas_kernels.lif.reference import reference
 from pallas_kernels.lif.surrogate import SURROGATES, step
@@ -43,42 +43,4 @@ def unsupported(options: Options, *operands: Any) -> str | None:
     return None
 
 
-def forward(options: Options, *operands: Any, backend: str = "gpu") -> tuple[Any, Any]:
-    """(outputs, residuals) by the kernel; `backend` is "gpu" or "interpret"."""
-    from pallas_kernels.lif import gpu
-
-    return gpu.forward(options, *operands, interpret=backend == "interpret")
-
-
-def backward(
-    options: Options, operands: Any, residuals: Any, cotangents: Any, backend: str = "gpu"
-) -> tuple[Any, ...]:
-    """One gradient per operand by the kernel; `backend` is "gpu" or "interpret"."""
-    from pallas_kernels.lif import gpu
-
-    return gpu.backward(options, operands, residuals, cotangents, interpret=backend == "interpret")
-
-
-@functools.cache
-def _run(backend: str) -> Any:
-    return differentiable(
-        functools.partial(forward, backend=backend), functools.partial(backward, backend=backend)
-    )
-
-
-def lif(
-    options: Options,
-    current: jax.Array,
-    decay: jax.Array,
-    threshold: jax.Array,
-    initial_state: jax.Array | None = None,
-    reset: jax.Array | None = None,
-    *,
-    backend: str = "gpu",
-) -> tuple[jax.Array, jax.Array]:
-    """What `reference` computes, by the kernel; differentiable.
-
-    Args:
-      backend: "gpu" or "interpret" (the GPU kernel as plain JAX, for tests).
-    """
-    return _run(backend)(options, current, decay, threshold, initial_state, reset)
+forward, backward, lif = forms(__name__, BACKENDS)

@@ -1,4 +1,4 @@
-"""h_t = a_t h_{t-1} + x_t over time, for real and complex numbers (card "linear recurrences").
+"""h_t = a_t h_{t-1} + x_t over time, for real and complex numbers.
 
 The scan under diagonal state-space models (S5, LRU), gated recurrences and running means.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.call import differentiable
+from pallas_kernels.call import forms
 from pallas_kernels.linear_scan.reference import Options, cut, reference, state_dtype
 
 __all__ = [
@@ -42,49 +42,4 @@ def unsupported(options: Options, *operands: Any) -> str | None:
     return None
 
 
-def forward(options: Options, *operands: Any, backend: str = "gpu") -> tuple[Any, Any]:
-    """(outputs, residuals) by the kernel of `backend`: "gpu", "tpu" or "interpret"."""
-    if backend == "tpu":
-        from pallas_kernels.linear_scan import tpu
-
-        return tpu.forward(options, *operands)
-    from pallas_kernels.linear_scan import gpu
-
-    return gpu.forward(options, *operands, interpret=backend == "interpret")
-
-
-def backward(
-    options: Options, operands: Any, residuals: Any, cotangents: Any, backend: str = "gpu"
-) -> tuple[Any, ...]:
-    """One gradient per operand by the kernel of `backend`."""
-    if backend == "tpu":
-        from pallas_kernels.linear_scan import tpu
-
-        return tpu.backward(options, operands, residuals, cotangents)
-    from pallas_kernels.linear_scan import gpu
-
-    return gpu.backward(options, operands, residuals, cotangents, interpret=backend == "interpret")
-
-
-@functools.cache
-def _run(backend: str) -> Any:
-    return differentiable(
-        functools.partial(forward, backend=backend), functools.partial(backward, backend=backend)
-    )
-
-
-def linear_scan(
-    options: Options,
-    a: jax.Array,
-    x: jax.Array,
-    initial_state: jax.Array | None = None,
-    reset: jax.Array | None = None,
-    *,
-    backend: str = "gpu",
-) -> tuple[jax.Array, jax.Array]:
-    """What `reference` computes, by a kernel; differentiable.
-
-    Args:
-      backend: "gpu", "tpu" or "interpret" (the GPU kernel as plain JAX, for tests).
-    """
-    return _run(backend)(options, a, x, initial_state, reset)
+forward, backward, linear_scan = forms(__name__, BACKENDS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from pallas_kernels.call import differentiable
+from pallas_kernels.call import forms
 from pallas_kernels.segment_reduce.reference import Options, ids_of, reference
 
 __all__ = [
@@ -41,41 +41,4 @@ def unsupported(options: Options, data: Any, offsets: Any = None, ids: Any = Non
     return None
 
 
-def forward(options: Options, *operands: Any, backend: str = "gpu") -> tuple[Any, Any]:
-    """(outputs, residuals) by the kernel of `backend`: "gpu" or "interpret"."""
-    from pallas_kernels.segment_reduce import gpu
-
-    launch = functools.partial(gpu.forward, interpret=backend == "interpret")
-    return launch(options, *operands)
-
-
-def backward(
-    options: Options, operands: Any, residuals: Any, cotangents: Any, backend: str = "gpu"
-) -> tuple[Any, ...]:
-    """One gradient per operand by the kernel of `backend`."""
-    from pallas_kernels.segment_reduce import gpu
-
-    return gpu.backward(options, operands, residuals, cotangents, interpret=backend == "interpret")
-
-
-@functools.cache
-def _run(backend: str) -> Any:
-    return differentiable(
-        functools.partial(forward, backend=backend), functools.partial(backward, backend=backend)
-    )
-
-
-def segment_reduce(
-    options: Options,
-    data: jax.Array,
-    offsets: jax.Array,
-    ids: jax.Array | None = None,
-    *,
-    backend: str = "gpu",
-) -> jax.Array:
-    """What `reference` computes, by a kernel; differentiable.
-
-    Args:
-      backend: "gpu", or "interpret" (the GPU kernel as plain JAX, for tests).
-    """
-    return _run(backend)(options, data, offsets, ids)
+forward, backward, segment_reduce = forms(__name__, BACKENDS)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.call import differentiable
+from pallas_kernels.call import forms
 from pallas_kernels.selective_scan.reference import Options, reference, state_dtype
 
 __all__ = [
@@ -44,48 +44,4 @@ def unsupported(options: Options, *operands: Any) -> str | None:
     return None
 
 
-def forward(options: Options, *operands: Any, backend: str = "gpu") -> tuple[Any, Any]:
-    """(outputs, residuals) by the kernel of `backend`: "gpu" or "interpret"."""
-    from pallas_kernels.selective_scan import gpu_forward
-
-    return gpu_forward.forward(options, *operands, interpret=backend == "interpret")
-
-
-def backward(
-    options: Options, operands: Any, residuals: Any, cotangents: Any, backend: str = "gpu"
-) -> tuple[Any, ...]:
-    """One gradient per operand by the kernel of `backend`."""
-    from pallas_kernels.selective_scan import gpu_backward
-
-    interpret = backend == "interpret"
-    return gpu_backward.backward(options, operands, residuals, cotangents, interpret=interpret)
-
-
-@functools.cache
-def _run(backend: str) -> Any:
-    return differentiable(
-        functools.partial(forward, backend=backend), functools.partial(backward, backend=backend)
-    )
-
-
-def selective_scan(
-    options: Options,
-    u: jax.Array,
-    delta: jax.Array,
-    A: jax.Array,
-    B: jax.Array,
-    C: jax.Array,
-    D: jax.Array | None = None,
-    z: jax.Array | None = None,
-    delta_bias: jax.Array | None = None,
-    initial_state: jax.Array | None = None,
-    reset: jax.Array | None = None,
-    *,
-    backend: str = "gpu",
-) -> tuple[jax.Array, jax.Array]:
-    """What `reference` computes, by a kernel; differentiable.
-
-    Args:
-      backend: "gpu" or "interpret" (the same kernel as plain JAX, for tests).
-    """
-    return _run(backend)(options, u, delta, A, B, C, D, z, delta_bias, initial_state, reset)
+forward, backward, selective_scan = forms(__name__, BACKENDS)

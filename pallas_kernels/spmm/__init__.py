@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from pallas_kernels.call import differentiable
+from pallas_kernels.call import forms
 from pallas_kernels.spmm.reference import Options, reference
 
 __all__ = ["BACKENDS", "Options", "backward", "forward", "reference", "spmm", "unsupported"]
@@ -32,34 +32,4 @@ def unsupported(options: Options, x: Any, weight: Any, *index: Any) -> str | Non
     return None
 
 
-def forward(options: Options, *operands: Any, backend: str = "gpu") -> tuple[Any, Any]:
-    """(outputs, residuals) by the kernel of `backend`: "gpu" or "interpret"."""
-    from pallas_kernels.spmm import gpu
-
-    launch = functools.partial(gpu.forward, interpret=backend == "interpret")
-    return launch(options, *operands)
-
-
-def backward(
-    options: Options, operands: Any, residuals: Any, cotangents: Any, backend: str = "gpu"
-) -> tuple[Any, ...]:
-    """One gradient per operand by the kernel of `backend`."""
-    from pallas_kernels.spmm import gpu
-
-    return gpu.backward(options, operands, residuals, cotangents, interpret=backend == "interpret")
-
-
-@functools.cache
-def _run(backend: str) -> Any:
-    return differentiable(
-        functools.partial(forward, backend=backend), functools.partial(backward, backend=backend)
-    )
-
-
-def spmm(options: Options, *operands: Any, backend: str = "gpu") -> jax.Array:
-    """What `reference` computes, of the same operands, by a kernel; differentiable.
-
-    Args:
-      backend: "gpu", or "interpret" (the GPU kernel as plain JAX, for tests).
-    """
-    return _run(backend)(options, *operands)
+forward, backward, spmm = forms(__name__, BACKENDS)

@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from pallas_kernels import decay_tiles
-from pallas_kernels.call import differentiable
-from pallas_kernels.wkv6 import gpu
+from pallas_kernels.call import forms
 from pallas_kernels.wkv6.reference import Options, reference
 
 BACKENDS = ("gpu",)
@@ -24,25 +23,4 @@ def unsupported(options: Options, *operands: Any) -> str | None:
     return decay_tiles.unsupported(options, operands[1], operands[2])
 
 
-def forward(options: Options, *operands: Any, backend: str) -> tuple[Any, Any]:
-    """(outputs, residuals) by the kernel; backend "gpu" or "interpret"."""
-    return gpu.forward(options, *operands, interpret=backend == "interpret")
-
-
-def backward(
-    options: Options, operands: Any, residuals: Any, cotangents: Any, backend: str
-) -> tuple[Any, ...]:
-    """One gradient per operand by the kernel; backend "gpu" or "interpret"."""
-    return gpu.backward(options, operands, residuals, cotangents, interpret=backend == "interpret")
-
-
-def wkv6(options: Options, *operands: Any, backend: str = "gpu") -> tuple[Any, Any]:
-    """See `reference`: the same function by the kernel, with its gradient."""
-
-    def run_forward(options, *operands):
-        return forward(options, *operands, backend=backend)
-
-    def run_backward(options, operands, residuals, cotangents):
-        return backward(options, operands, residuals, cotangents, backend)
-
-    return differentiable(run_forward, run_backward)(options, *operands)
+forward, backward, wkv6 = forms(__name__, BACKENDS)
