@@ -77,7 +77,7 @@ def _graph() -> Graph:
 
 
 def _takes(layer: type, name: str) -> bool:
-    return name in inspect.signature(layer.__call__).parameters  # type: ignore[misc]
+    return name in inspect.signature(layer.__call__).parameters
 
 
 def _apply(layer: type, graph: Any, x: Any, edges: Any, **options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -16,6 +17,7 @@ from jgraph.graph import Graph
 from jgraph.ops import reference
 from jgraph.results import versions
 from pallas_kernels import check
+from pallas_kernels.specs import Spec
 
 TOLERANCE = 1e-4
 FORMS = ("auto", "xla", "csr")  # the kernels have a table of their own
@@ -71,10 +73,8 @@ def _ops_table(nodes: int, edges: int) -> tuple[Table, int]:
             if form == "csr" and jax.default_backend() != "cpu":
                 cells.append("CPU only")
                 continue
-            cell, good = _verdict(
-                lambda i=form, f=run, s=spec: _error(lambda x, w: f(i, x, w), s, x, weight),
-                TOLERANCE,
-            )
+            measure = functools.partial(_error, functools.partial(run, form), spec, x, weight)
+            cell, good = _verdict(measure, TOLERANCE)
             cells.append(cell)
             failed += not good
         table.add_row(label, *cells)
@@ -92,17 +92,17 @@ def _kernels_table() -> tuple[Table, int]:
         backend = platform if platform in package.BACKENDS else "interpret"
         cells = []
         for dtype, tolerance in check.TOLERANCE.items():
-            cell, good = _verdict(
-                lambda n=name, s=specs.SPECS["test"][0], d=dtype, b=backend: max(
-                    check.errors(n, s, d, b).values()
-                ),
-                tolerance,
-            )
+            spec = specs.SPECS["test"][0]
+            cell, good = _verdict(functools.partial(_worst, name, spec, dtype, backend), tolerance)
             cells.append(cell)
             failed += not good
         here = "as kernel" if backend == platform else "interpreted"
         table.add_row(name, ", ".join(package.BACKENDS), here, *cells)
     return table, failed
+
+
+def _worst(name: str, spec: Spec, dtype: str, backend: str) -> float:
+    return max(check.errors(name, spec, dtype, backend).values())
 
 
 def _verdict(measure: Callable[[], float], tolerance: float) -> tuple[str, bool]:

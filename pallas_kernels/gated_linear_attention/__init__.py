@@ -8,10 +8,7 @@ as well.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
-
-import jax
 
 from pallas_kernels.call import forms
 from pallas_kernels.gated_linear_attention.reference import Options, reference, state_dtype

@@ -5,10 +5,7 @@ Three kinds of logit: additive (GAT), gatv2 and dot product; see `reference`.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
-
-import jax
 
 from pallas_kernels.call import forms
 from pallas_kernels.graph_attention.reference import KINDS, Options, logits_of, reference

@@ -6,10 +6,7 @@ up several results into one row is not: that is a sparse product over the result
 
 from __future__ import annotations
 
-import functools
 from typing import Any
-
-import jax
 
 from pallas_kernels.call import forms
 from pallas_kernels.grouped_matmul.reference import Options, reference

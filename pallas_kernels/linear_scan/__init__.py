@@ -5,10 +5,8 @@ The scan under diagonal state-space models (S5, LRU), gated recurrences and runn
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from pallas_kernels.call import forms

@@ -5,10 +5,7 @@ Edges are shared out evenly over programs, whatever their degrees.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
-
-import jax
 
 from pallas_kernels.call import forms
 from pallas_kernels.sddmm.reference import Options, reference

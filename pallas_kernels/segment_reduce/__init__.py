@@ -6,10 +6,7 @@ the rows in order, each result written once.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
-
-import jax
 
 from pallas_kernels.call import forms
 from pallas_kernels.segment_reduce.reference import Options, ids_of, reference

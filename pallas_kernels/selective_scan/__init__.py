@@ -6,10 +6,8 @@ that every step would transpose a vector; XLA's time loop serves there.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from pallas_kernels.call import forms

@@ -6,10 +6,7 @@ over programs and added up in a fixed order (`pallas_kernels.pieces`).
 
 from __future__ import annotations
 
-import functools
 from typing import Any
-
-import jax
 
 from pallas_kernels.call import forms
 from pallas_kernels.spmm.reference import Options, reference

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pallas_kernels import decay_tiles
 from pallas_kernels.call import forms
 from pallas_kernels.wkv6.reference import Options, reference
 
@@ -20,6 +19,8 @@ __all__ = ["BACKENDS", "Options", "backward", "forward", "reference", "unsupport
 
 def unsupported(options: Options, *operands: Any) -> str | None:
     """Why the kernel cannot take these operands; None if it can."""
+    from pallas_kernels import decay_tiles
+
     return decay_tiles.unsupported(options, operands[1], operands[2])
 
 
