@@ -60,6 +60,16 @@ GPU_BARS = {
     ("wkv6", "forward"): 2.0,
     ("wkv7", "forward"): 2.0,
 }
+# How many times faster than a rival a kernel is to be on a GPU.
+RIVAL_BARS = {
+    ("segment_reduce", "forward"): ("segment_sum", 2.0),
+    ("spmm", "forward"): ("segment_sum", 2.0),
+    ("graph_attention", "both"): ("jgraph xla", 2.0),
+    ("selective_scan", "forward"): ("associative_scan", 10.0),
+    ("gated_linear_attention", "forward"): ("flash-linear-attention", 1 / 1.3),
+    ("ssd", "forward"): ("flash-linear-attention", 1 / 1.3),
+}
+LABELS = {"forward": "forward", "both": "forward + backward"}
 
 
 @dataclass(frozen=True)
@@ -234,7 +244,7 @@ def values_of(op: str, spec: Any, dtype: str, times: dict, floors: dict) -> list
     cpu = jax.default_backend() == "cpu"
     ours = next(iter(times))
     found = []
-    for what, label in (("forward", "forward"), ("both", "forward + backward")):
+    for what, label in LABELS.items():
         mine = times[ours][what]
         rivals = {name: pair[what] for name, pair in times.items() if name != ours}
         case = f"{op} {spec.name} {dtype} {label}"
@@ -255,11 +265,12 @@ def values_of(op: str, spec: Any, dtype: str, times: dict, floors: dict) -> list
             )
         if not cpu:
             bar = GPU_BARS.get((op, what))
-            found.append(
-                Value(
-                    f"{case}, times the floor", mine / floors[what], None, 1, bar, False, note=size
-                )
-            )
+            floor = mine / floors[what]
+            found.append(Value(f"{case}, times the floor", floor, None, 1, bar, False, note=size))
+            rival, bar = RIVAL_BARS.get((op, what), ("", None))
+            if rival in rivals:
+                name = f"{case}, times faster than {rival}"
+                found.append(Value(name, rivals[rival] / mine, None, 1, bar, note=size))
     return found
 
 

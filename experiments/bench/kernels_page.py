@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments.bench.kernels import GPU_BARS
+from experiments.bench.kernels import GPU_BARS, LABELS, RIVAL_BARS
 from pallas_kernels import check
 
 PAGE = Path("docs/kernels.md")
@@ -80,18 +80,19 @@ def _result(suite: str) -> dict[str, Any] | None:
 
 
 def bars() -> list[str]:
-    """Rows of the table of a GPU's bars: times the floor, for every benchmark size."""
+    """Rows of the table of a GPU's bars, for every benchmark size."""
     result = _result("gpu")
     found = {v["name"]: v for v in result["values"]} if result else {}
     rows = ["| kernel | size | quantity | bar | measured |", "|---|---|---|---|---|"]
-    for (name, what), bar in GPU_BARS.items():
-        label = "forward" if what == "forward" else "forward + backward"
+    wanted = [(*key, "times the floor", f"≤ {bar:g}") for key, bar in GPU_BARS.items()]
+    for key, (rival, bar) in RIVAL_BARS.items():
+        wanted.append((*key, f"times faster than {rival}", f"≥ {bar:.2g}"))
+    for name, what, quantity, bar in sorted(wanted):
         for spec in check.load(name)[1].SPECS["gpu"]:
-            value = found.get(f"{name} {spec.name} float32 {label}, times the floor")
+            label = f"{LABELS[what]}, {quantity}"
+            value = found.get(f"{name} {spec.name} float32 {label}")
             measured = f"{value['mean']:.2f}" if value else "not yet measured"
-            rows.append(
-                f"| {name} | {spec.name} | {label}, times the floor | ≤ {bar:g} | {measured} |"
-            )
+            rows.append(f"| {name} | {spec.name} | {label} | {bar} | {measured} |")
     return rows
 
 
