@@ -28,9 +28,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jgraph.ops.dispatch import by_platform, check_implementation
+from jgraph.ops.dispatch import check_implementation
 from jgraph.ops.matrix_state import (
-    as_gradients,
     check_floating,
     check_reset,
     check_state,
@@ -38,10 +37,10 @@ from jgraph.ops.matrix_state import (
     loop_back,
     lowest_log,
     precision_of,
-    runner,
     walk,
     walk_back,
 )
+from jgraph.ops.sequence_op import sequence_op
 from pallas_kernels import gated_linear_attention as kernels
 
 _OP = "gated_linear_attention"
@@ -134,40 +133,6 @@ def _xla_backward(options: Any, operands: Any, residuals: Any, cotangents: Any) 
     return dq, dk, dv, dg, (None if operands[4] is None else d_first), None
 
 
-def _forward(options: Any, implementation: str, *operands: Any) -> Any:
-    return by_platform(
-        _OP,
-        implementation,
-        *operands,
-        xla=functools.partial(_xla_forward, options),
-        kernel=functools.partial(kernels.forward, options),
-        backends=kernels.BACKENDS,
-        unsupported=kernels.unsupported(options, *operands),
-    )
-
-
-def _backward(
-    options: Any, implementation: str, operands: Any, residuals: Any, cotangents: Any
-) -> Any:
-    gradients = by_platform(
-        _OP,
-        implementation,
-        operands,
-        residuals,
-        cotangents,
-        xla=as_gradients(functools.partial(_xla_backward, options)),
-        kernel=as_gradients(functools.partial(kernels.backward, options)),
-        backends=kernels.BACKENDS,
-        unsupported=kernels.unsupported(options, *operands),
-    )
-    return (*gradients, None)
-
-
-@functools.cache
-def _run(implementation: str) -> Any:
-    return runner(_forward, _backward, implementation)
-
-
 def gated_linear_attention(
     q: jax.Array,
     k: jax.Array,
@@ -212,7 +177,8 @@ def gated_linear_attention(
     initial_state = check_state(initial_state, state_shape)
     reset = check_reset(reset, q.shape[:2])
     options = kernels.Options(scale, chunk, sub)
-    return _run(implementation)(options, q, k, v, log_decay, initial_state, reset)
+    run = sequence_op(_OP, implementation, kernels, _xla_forward, _xla_backward)
+    return run(options, q, k, v, log_decay, initial_state, reset)
 
 
 def _check(q: jax.Array, k: jax.Array, v: jax.Array, log_decay: jax.Array) -> None:

@@ -14,8 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.call import differentiable
-
 Body = Callable[..., tuple[jax.Array, jax.Array]]
 
 
@@ -201,35 +199,6 @@ def loop_back(
     dg = (jax.lax.cumsum(terms, axis=1, reverse=True) + ends).reshape(q.shape)
     dg = jnp.where(flags[..., None, None], 0, dg)
     return tuple(_from_steps(x, time) for x in (dq, dk, dv, dg)), d_first
-
-
-def runner(
-    forward: Callable[..., Any], backward: Callable[..., Any], implementation: str
-) -> Callable[..., Any]:
-    """The differentiable op from its two directions, each of which chooses its form by platform."""
-
-    def run_forward(options, *operands):
-        return forward(options, implementation, *operands)
-
-    def run_backward(options, operands, residuals, cotangents):
-        return backward(options, implementation, operands, residuals, cotangents)
-
-    return differentiable(run_forward, run_backward)
-
-
-def as_gradients(run: Callable[..., Any]) -> Callable[..., Any]:
-    """`run(operands, ...)` without the resets' gradient, in the operands' dtypes.
-
-    The forms of one op must return alike, so that a platform can choose between them.
-    """
-
-    def matched(operands, *rest, **static):
-        gradients = run(operands, *rest, **static)
-        return tuple(
-            None if x is None else dx.astype(x.dtype) for x, dx in zip(operands[:-1], gradients)
-        )
-
-    return matched
 
 
 def check_floating(**arrays: jax.Array) -> None:

@@ -26,18 +26,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jgraph.ops.dispatch import by_platform, check_implementation
+from jgraph.ops.dispatch import check_implementation
 from jgraph.ops.matrix_state import (
-    as_gradients,
     check_floating,
     check_reset,
     check_state,
     lowest_log,
     precision_of,
-    runner,
     walk,
     walk_back,
 )
+from jgraph.ops.sequence_op import sequence_op
 from pallas_kernels import ssd as kernels
 
 _OP = "ssd"
@@ -106,40 +105,6 @@ def _xla_backward(options: Any, operands: Any, residuals: Any, cotangents: Any) 
     return *gradients, first, None
 
 
-def _forward(options: Any, implementation: str, *operands: Any) -> Any:
-    return by_platform(
-        _OP,
-        implementation,
-        *operands,
-        xla=functools.partial(_xla_forward, options),
-        kernel=functools.partial(kernels.forward, options),
-        backends=kernels.BACKENDS,
-        unsupported=kernels.unsupported(options, *operands),
-    )
-
-
-def _backward(
-    options: Any, implementation: str, operands: Any, residuals: Any, cotangents: Any
-) -> Any:
-    gradients = by_platform(
-        _OP,
-        implementation,
-        operands,
-        residuals,
-        cotangents,
-        xla=as_gradients(functools.partial(_xla_backward, options)),
-        kernel=as_gradients(functools.partial(kernels.backward, options)),
-        backends=kernels.BACKENDS,
-        unsupported=kernels.unsupported(options, *operands),
-    )
-    return (*gradients, None)
-
-
-@functools.cache
-def _run(implementation: str) -> Any:
-    return runner(_forward, _backward, implementation)
-
-
 def ssd(
     x: jax.Array,
     log_decay: jax.Array,
@@ -181,7 +146,8 @@ def ssd(
     initial_state = check_state(initial_state, shape)
     reset = check_reset(reset, x.shape[:2])
     options = kernels.Options(chunk)
-    return _run(implementation)(options, x, log_decay, b, c, initial_state, reset)
+    run = sequence_op(_OP, implementation, kernels, _xla_forward, _xla_backward)
+    return run(options, x, log_decay, b, c, initial_state, reset)
 
 
 def _check(x: jax.Array, log_decay: jax.Array, b: jax.Array, c: jax.Array) -> None:
