@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import jax
 import numpy as np
 import pytest
 
@@ -24,6 +25,13 @@ def make_graph(seed=0, num_nodes=12, num_edges=40, features=5, isolated=2, edge_
         else None,
         num_nodes=num_nodes,
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """Modules share few programs; kept, they would fill gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ class Csl:
     """Skip links on the first fold: positions or products of matrices tell them apart."""
 
     epochs: int = 60
-    seeds: tuple[int, ...] = (41,)
+    seeds: tuple[int, ...] = SEEDS
     dataset: str = "csl"
     models: tuple[str, ...] = ("gcn", "gin")
     dense: tuple[str, ...] = ("3wlgnn",)
@@ -274,7 +274,9 @@ def csl(config: Csl) -> list[Value]:
         for kind in models:
             cell = Cell("csl", kind, positions=positions)
             target = 95.0 if positions else 50.0 if kind in config.dense else 10.0
-            scores, count = _scores(cell, source, config.seeds, limits)
+            # A dense net takes as long as all the others together: one seed of it.
+            seeds = config.seeds[:1] if kind in config.dense else config.seeds
+            scores, count = _scores(cell, source, seeds, limits)
             note = f"fold 1, {config.epochs} epochs"
             if not positions and kind in config.models:
                 note += "; exactly 10 is what the theory says"
