@@ -10,7 +10,8 @@ source     none: these are the library's own measurements
 On a CPU the sizes are the "cpu" specs of `pallas_kernels/<op>/specs.py` and the op's own choice is
 timed; on a GPU they are the "gpu" specs, and kernel and XLA form are both timed. The roofline is
 what copying, matrix products and exponentials reach on this machine in the same run; a kernel's
-floor is the largest of its bytes, flops and exponentials over these rates. Forms of one case are
+floor is the largest of its bytes, flops and exponentials over these rates. The bytes' rate is that
+of memory, so a case that stays in the caches can beat its floor. Forms of one case are
 timed in turn, round by round, and the median counts. `--tune` writes for each kernel whether it
 is faster than XLA on this device into `pallas_kernels/tuned/`, which "auto" follows.
 """
@@ -280,6 +281,7 @@ def plot(rows: list[tuple[str, float]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     names, shares = zip(*rows)
     figure, axes = plt.subplots(figsize=(8, 0.28 * len(rows) + 1.2), layout="constrained")
@@ -287,6 +289,10 @@ def plot(rows: list[tuple[str, float]], path: Path) -> None:
     axes.set_yticks(range(len(rows)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.margins(y=0.01)
     axes.axvline(100, color="black", linewidth=0.8)
     axes.set_xlabel("share of the roofline in % (100: bytes, flops or exponentials at full rate)")
     figure.savefig(path, dpi=110)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jgraph.cli import COMMANDS, main
+from pallas_kernels import check
 
 TRAIN = ("train", "--model", "gcn", "--dataset", "karate", "--no-progress")
 
@@ -189,10 +190,19 @@ def test_data_verify(data_root, capsys):
     assert "8 of 8" in capsys.readouterr().out
 
 
-def test_doctor_finds_agreement(capsys):
+def test_doctor_finds_agreement(capsys, monkeypatch):
+    monkeypatch.setattr(check, "kernels", lambda: ("sddmm",))  # all of them take minutes
     assert main(["doctor", "--nodes", "60", "--edges", "400"]) == 0
     text = capsys.readouterr().out
     assert "all implementations agree" in text and "spmm max" in text
+    assert "interpreted" in text and "linear_scan" not in text
+
+
+def test_doctor_finds_a_kernel_that_differs(capsys, monkeypatch):
+    monkeypatch.setattr(check, "kernels", lambda: ("sddmm",))
+    monkeypatch.setattr(check, "errors", lambda *_: {"output 0": 0.5})
+    assert main(["doctor", "--nodes", "20", "--edges", "40"]) == 1
+    assert "2 failures" in capsys.readouterr().out
 
 
 def test_python_dash_m(tmp_path):

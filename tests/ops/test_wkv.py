@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jgraph.ops import wkv6 as wkv6_module
 from jgraph.ops.wkv4 import wkv4, wkv4_step
 from jgraph.ops.wkv6 import wkv6, wkv6_step
 from jgraph.ops.wkv7 import wkv7, wkv7_step
 from pallas_kernels.specs import Spec
+
+wkv6_module = importlib.import_module("jgraph.ops.wkv6")  # the package's name is the op
 
 OPS = {"wkv4": (wkv4, wkv4_step), "wkv6": (wkv6, wkv6_step), "wkv7": (wkv7, wkv7_step)}
 # how many leading operands are sequences, then constants; the state and the reset are last
