@@ -14,8 +14,8 @@ source     Dwivedi et al., JMLR 24, 2023, arXiv 2003.00982; values for 500k with
            for ZINC with positions as in the leaderboard of the official repository, the others
            quoted from memory and not checked
 
-csl ran first with seed 41 alone, where GIN with positions came to 90 %; it then got all four seeds of
-the paper's protocol, which give 95.
+csl ran first with seed 41 alone, where GIN with positions came to 90 %; it then got all four seeds
+of the paper's protocol, which give 95.
 
 `table` writes one line per finished run to `--out` and skips runs that stand there already, so an
 interrupted table goes on where it stopped.
