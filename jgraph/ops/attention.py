@@ -12,7 +12,7 @@ The result and one number per node and head are kept for the gradient, which mak
 On a GPU the kernel of `pallas_kernels.graph_attention` does each walk over the edges in one pass;
 elsewhere, and where it does not serve, the forms of `graph_attention` do. On a CPU additive logits
 of one head are quickest in the form without a product per edge, those of several narrow heads in
-the general one (see experiments/results/bench-kernels-cpu.json).
+the general one (see experiments/results/bench-cpu-facts.json).
 
 GAT: Velickovic et al., ICLR 2018, arXiv 1710.10903. GATv2: Brody, Alon & Yahav, ICLR 2022, arXiv
 2105.14491. Dot product: Vaswani et al., NeurIPS 2017, arXiv 1706.03762.

@@ -16,8 +16,9 @@ block with itself takes them per pair of steps: no exponent is positive, so stro
 to zero where exp(-b) would overflow. The gradient of a needs no states within the chunk: it is
 sum_{s >= t} (q_s dq_s - k_s dk_s) + <S', dS'>.
 
-On a CPU the loop over time is faster than the chunks, forward and backward, and than an associative
-scan, which the CPU benchmark of the kernels measures; elsewhere XLA takes the chunks.
+On a CPU the form is a loop over time, faster with its gradient than `lax.scan` and an associative
+scan; forward alone `lax.scan` is faster
+(experiments/results/bench-kernels-cpu.json). Elsewhere XLA takes the chunks.
 """
 
 from __future__ import annotations

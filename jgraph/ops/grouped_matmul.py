@@ -7,8 +7,8 @@
 On a GPU the kernel of `pallas_kernels.grouped_matmul` gathers, scales and puts rows in place while
 it loads and stores them. Elsewhere XLA's `ragged_dot` serves, but not on a CPU, where that costs as
 much as a product of all rows with every matrix: there, tiles of rows of one group are multiplied in
-turn, which is faster than padding all groups for one batched product, whose matrices are copied
-once per tile (see experiments/results/bench-kernels-cpu.json).
+turn, so that no matrix is copied per tile, as padding all groups for one batched product would
+(times beside `ragged_dot` are in experiments/results/bench-kernels-cpu.json).
 
 The template of relational layers in Wu et al., "PIGEON", arXiv 2301.06284 (Hector, ASPLOS 2024).
 """

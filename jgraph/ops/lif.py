@@ -1,8 +1,11 @@
 """Leaky integrate-and-fire neurons over time: validation, the XLA form, and the choice of a form.
 
 The XLA form is a loop over time in chunks that reads and writes (B, T, D) arrays in place, which
-on a CPU is faster than `lax.scan`, whose operands must be transposed to time-major, and than a
-Python loop in torch: see `experiments/results/bench-kernels-cpu.json`. Spikes make the recurrence
+on a CPU, with its gradient, is faster than `lax.scan`, whose operands must be transposed to
+time-major, and than a Python loop in torch; forward alone it is no faster than `lax.scan`: see
+`experiments/results/bench-kernels-cpu.json`.
+
+Spikes make the recurrence
 nonlinear, so there is no parallel form.
 """
 

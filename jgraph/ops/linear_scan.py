@@ -1,10 +1,9 @@
 """h_t = a_t h_{t-1} + x_t over time: validation, the XLA forms, and the choice of a form.
 
 On a CPU the XLA form is a loop over time that reads and writes (B, T, D) arrays in place; it is
-faster there than `lax.scan`, whose operands must be transposed to time-major, than
-`associative_scan`, and than cutting time into segments that advance together: see
-`experiments/results/bench-kernels-cpu.json`. On other devices, where every turn of a loop is a
-launch, it is `associative_scan`.
+faster there than `lax.scan`, whose operands must be transposed to time-major, and than
+`associative_scan`: see `experiments/results/bench-kernels-cpu.json`. On other devices, where every
+turn of a loop is a launch, it is `associative_scan`.
 """
 
 from __future__ import annotations

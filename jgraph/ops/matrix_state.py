@@ -17,6 +17,21 @@ import jax.numpy as jnp
 Body = Callable[..., tuple[jax.Array, jax.Array]]
 
 
+def outer(x: jax.Array, y: jax.Array) -> jax.Array:
+    """(..., K) and (..., V) -> (..., K, V)."""
+    return x[..., :, None] * y[..., None, :]
+
+
+def by_keys(x: jax.Array, state: jax.Array) -> jax.Array:
+    """(B, H, K) times (B, H, K, V) -> (B, H, V)."""
+    return jnp.einsum("bhk,bhkv->bhv", x, state)
+
+
+def by_values(state: jax.Array, x: jax.Array) -> jax.Array:
+    """(B, H, K, V) times (B, H, V) -> (B, H, K)."""
+    return jnp.einsum("bhkv,bhv->bhk", state, x)
+
+
 def lowest_log(dtype: Any) -> float:
     """A log decay whose exponential is zero in this dtype, as that of every lower one."""
     return math.log(float(jnp.finfo(dtype).smallest_subnormal)) - 1

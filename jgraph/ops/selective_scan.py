@@ -9,8 +9,8 @@ matrix products as Mamba-2 has one; an associative scan writes (B, T, E, N) arra
 XLA's form here is a time loop that is vectorised over channels, which lie last: the sum over N is
 then an addition of whole vectors. For the gradient only the state before every 16th step is kept;
 the backward pass computes the others again, a stretch at a time, and runs the scan
-l_t = g_t C_t + a_{t+1} l_{t+1} through it. On a CPU this is faster than the loop with states last,
-than a loop unrolled or with the factors of a stretch computed ahead, and than an associative scan:
+l_t = g_t C_t + a_{t+1} l_{t+1} through it. On a CPU this is faster than the plain `lax.scan` with
+states last and than an associative scan:
 see experiments/results/bench-kernels-cpu.json.
 
 B batch, T time, E channels, N states per channel.

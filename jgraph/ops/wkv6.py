@@ -20,21 +20,10 @@ import numpy as np
 
 from jgraph.ops import sequence_op, time_chunks
 from jgraph.ops.dispatch import check_implementation
+from jgraph.ops.matrix_state import by_keys, by_values, outer
 from jgraph.ops.time_chunks import cleared
 from pallas_kernels import wkv6 as kernel
 from pallas_kernels.wkv6 import Options
-
-
-def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
-    return x[..., :, None] * y[..., None, :]
-
-
-def _by_keys(x: jax.Array, state: jax.Array) -> jax.Array:
-    return jnp.einsum("bhk,bhkv->bhv", x, state)
-
-
-def _by_values(state: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.einsum("bhkv,bhv->bhk", state, x)
 
 
 def _prepared(operands: Any) -> tuple[Any, ...]:
@@ -53,7 +42,7 @@ def _loop(u: jax.Array, state: jax.Array, now: Any) -> tuple[jax.Array, jax.Arra
     def step(state, now):
         r, k, v, w, flag = now
         state = cleared(state, flag)
-        return w[..., None] * state + _outer(k, v), _by_keys(r, state)
+        return w[..., None] * state + outer(k, v), by_keys(r, state)
 
     state, y = jax.lax.scan(step, state, (r, k, v, jnp.exp(log_decay), reset))
     return state, y + jnp.sum(r * u * k, -1, keepdims=True) * v
@@ -91,16 +80,16 @@ def _loop_back(u: jax.Array, cotangent: jax.Array, start: jax.Array, now: Any) -
     def forwards(state, now):
         k, v, w, g, flag = now
         state = cleared(state, flag)
-        return w[..., None] * state + _outer(k, v), _by_values(state, g)
+        return w[..., None] * state + outer(k, v), by_values(state, g)
 
     state, dr = jax.lax.scan(forwards, start, (k, v, w, g, reset))
 
     def backwards(carry, now):
         cotangent, summed = carry
         r, k, v, w, g, dr, flag = now
-        dk, dv = _by_values(cotangent, v), _by_keys(k, cotangent)
+        dk, dv = by_values(cotangent, v), by_keys(k, cotangent)
         dw = cleared(summed - k * dk, flag)
-        cotangent = cleared(w[..., None] * cotangent + _outer(r, g), flag)
+        cotangent = cleared(w[..., None] * cotangent + outer(r, g), flag)
         return (cotangent, dw + r * dr), (dk, dv, dw)
 
     carry = cotangent, jnp.sum(cotangent * state, -1)
@@ -181,9 +170,8 @@ def wkv6(
     """Linear attention with a decay per key and step, and a bonus for the present token.
 
     Half precision is computed in float32. On a CPU time is walked through step by step, all heads
-    at once: there this is faster than the chunk as matrix products, which serves elsewhere, and
-    its hand-written gradient is faster than that of `jax.lax.scan`: see
-    experiments/results/bench-kernels-cpu.json.
+    at once, with a hand-written gradient that is faster there than that of `jax.lax.scan` (see
+    experiments/results/bench-kernels-cpu.json); elsewhere XLA takes chunks as matrix products.
 
     Args:
       r, k: (B, T, H, K) receptances (queries) and keys.

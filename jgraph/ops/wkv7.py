@@ -19,21 +19,10 @@ import jax.numpy as jnp
 
 from jgraph.ops import sequence_op, time_chunks
 from jgraph.ops.dispatch import check_implementation
+from jgraph.ops.matrix_state import by_keys, by_values, outer
 from jgraph.ops.time_chunks import cleared
 from pallas_kernels import wkv7 as kernel
 from pallas_kernels.wkv7 import Options
-
-
-def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
-    return x[..., :, None] * y[..., None, :]
-
-
-def _by_keys(x: jax.Array, state: jax.Array) -> jax.Array:
-    return jnp.einsum("bhk,bhkv->bhv", x, state)
-
-
-def _by_values(state: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.einsum("bhkv,bhv->bhk", state, x)
 
 
 def _prepared(operands: Any) -> tuple[Any, ...]:
@@ -51,8 +40,8 @@ def _chunk(state: jax.Array, now: Any) -> tuple[jax.Array, jax.Array]:
     def step(state, now):
         r, w, k, v, a, b, flag = now
         state = cleared(state, flag)
-        state = w[..., None] * state + _outer(b, _by_keys(a, state)) + _outer(k, v)
-        return state, _by_keys(r, state)
+        state = w[..., None] * state + outer(b, by_keys(a, state)) + outer(k, v)
+        return state, by_keys(r, state)
 
     return jax.lax.scan(step, state, (r, jnp.exp(log_decay), k, v, a, b, reset))
 
@@ -65,19 +54,19 @@ def _chunk_back(cotangent: jax.Array, start: jax.Array, now: Any) -> tuple[Any, 
     def reading(state, now):
         w, k, v, a, b, g, flag = now
         state = cleared(state, flag)
-        u = _by_keys(a, state)
-        state = w[..., None] * state + _outer(b, u) + _outer(k, v)
-        return state, (u, _by_values(state, g))
+        u = by_keys(a, state)
+        state = w[..., None] * state + outer(b, u) + outer(k, v)
+        return state, (u, by_values(state, g))
 
     end, (u, dr) = jax.lax.scan(reading, start, (w, k, v, a, b, g, reset))
     inner = jnp.sum(cotangent * end, -1)
 
     def backwards(cotangent, now):
         r, w, k, v, a, b, g, u, flag = now
-        cotangent = cotangent + _outer(r, g)
-        du = _by_keys(b, cotangent)
-        gradients = _by_values(cotangent, v), _by_keys(k, cotangent), _by_values(cotangent, u), du
-        return cleared(w[..., None] * cotangent + _outer(a, du), flag), gradients
+        cotangent = cotangent + outer(r, g)
+        du = by_keys(b, cotangent)
+        gradients = by_values(cotangent, v), by_keys(k, cotangent), by_values(cotangent, u), du
+        return cleared(w[..., None] * cotangent + outer(a, du), flag), gradients
 
     cotangent, (dk, dv, db, du) = jax.lax.scan(
         backwards, cotangent, (r, w, k, v, a, b, g, u, reset), reverse=True
@@ -86,7 +75,7 @@ def _chunk_back(cotangent: jax.Array, start: jax.Array, now: Any) -> tuple[Any, 
     def again(state, now):
         w, k, v, b, u, du, flag = now
         state = cleared(state, flag)
-        return w[..., None] * state + _outer(b, u) + _outer(k, v), _by_values(state, du)
+        return w[..., None] * state + outer(b, u) + outer(k, v), by_values(state, du)
 
     _, da = jax.lax.scan(again, start, (w, k, v, b, u, du, reset))
 
